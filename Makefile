@@ -1,0 +1,43 @@
+# make demo | test | check | bench | setup | lock
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export DVC_NO_ANALYTICS := 1
+
+.PHONY: setup demo test check format bench lock clean
+
+setup: $(STAMP)
+
+# --no-deps: the lock names every package, and leaves out what mmdet asks for and does not need.
+$(STAMP): requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $(STAMP)
+
+demo: setup
+	dvc repro
+	@cat out/compare/table.md
+
+test: setup
+	pytest
+
+check: setup
+	ruff format --check .
+	ruff check .
+	mypy
+	lint-imports
+
+format: setup
+	ruff format .
+	ruff check --fix .
+
+bench: setup
+	lad bench
+
+# Needs uv. No index lines: the lock must not say where packages were fetched from.
+lock:
+	uv pip compile --quiet --universal --python-version 3.11 --extra dev --no-header --no-annotate \
+		--upgrade pyproject.toml -o requirements.lock

@@ -1,0 +1,141 @@
+"""The PAA rule: which prior learns which object (Kim and Lee, ECCV 2020, section 3.1).
+
+The definition is mmdet's `PAAHead`. Here it runs for all objects, images and levels of a batch
+at once, on the device of its inputs; LAD (WACV 2022) is the same rule on a teacher's costs.
+
+Shapes: B images of one bucket, P priors (the same for all of them), M room for objects in an
+image, N candidates. Boxes are xyxy in pixels of the view.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pipeline.assignment.mixture import fit_mixtures
+
+BACKGROUND = -1
+POSITIVE_IOU = 0.1
+TOP_K = 9
+
+
+def overlaps(boxes: Tensor, priors: Tensor) -> Tensor:
+    """IoU of every box with every prior.
+
+    The float32 operations are those of `mmdet.structures.bbox.bbox_overlaps`, in their order, so
+    that comparisons with a threshold or for equality come out alike.
+
+    Args:
+        boxes: (B, M, 4).
+        priors: (P, 4).
+
+    Returns:
+        (B, M, P).
+    """
+    boxes = boxes[:, :, None]
+    width = (torch.minimum(boxes[..., 2], priors[:, 2]) - torch.maximum(boxes[..., 0], priors[:, 0]))
+    height = (
+        torch.minimum(boxes[..., 3], priors[:, 3]) - torch.maximum(boxes[..., 1], priors[:, 1])
+    )
+    shared = width.clamp_(min=0).mul_(height.clamp_(min=0))
+    box_areas = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+    prior_areas = (priors[:, 2] - priors[:, 0]) * (priors[:, 3] - priors[:, 1])
+    return shared.div_((box_areas + prior_areas - shared).clamp_(min=1e-6))
+
+
+def find_candidates(priors: Tensor, boxes: Tensor, present: Tensor) -> Tensor:
+    """The object that each prior may learn: mmdet's `MaxIoUAssigner` with PAA's settings.
+
+    A prior is a candidate of the object that it overlaps most, by an IoU of 0.1 or more. After
+    that, every object takes the priors that overlap it most, however little; of two objects that
+    want the same prior, the later one gets it.
+
+    Args:
+        priors: (P, 4).
+        boxes: (B, M, 4), anything where not present.
+        present: (B, M) bool, false for padding and for crowds, which are not learnt.
+
+    Returns:
+        (B, P) int64, index of the object or `BACKGROUND`.
+    """
+    if not boxes.shape[1]:
+        return torch.full((len(boxes), len(priors)), BACKGROUND, device=priors.device)
+    iou = overlaps(boxes, priors).masked_fill_(~present[..., None], -1)
+    most, nearest = iou.max(1)
+    candidate = torch.where(most >= POSITIVE_IOU, nearest, BACKGROUND)
+    wanted = (iou == iou.amax(2, keepdim=True)) & present[..., None]
+    position = torch.arange(1, boxes.shape[1] + 1, device=boxes.device, dtype=torch.int32)
+    taker = (wanted * position[:, None]).amax(1).long() - 1
+    return torch.where(taker >= 0, taker, candidate)
+
+
+@dataclass(frozen=True)
+class Positives:
+    """Which candidates an object keeps.
+
+    Attributes:
+        chosen: (N,) bool.
+        fallbacks: (F,) the objects whose costs allowed no fit and which keep their `TOP_K`
+            candidates of lowest cost.
+    """
+
+    chosen: Tensor
+    fallbacks: Tensor
+
+
+def select_positives(costs: Tensor, objects: Tensor, levels: Tensor, num_levels: int) -> Positives:
+    """Separate the candidates of each object into positives and background.
+
+    Of each object and level the 9 candidates of lowest cost are pooled, a mixture is fitted to
+    their costs, and positives are the members of its first component up to the one of highest
+    density. An object with fewer than 2 in the pool gets no positive. A cost that is not finite
+    takes its candidate out; its object then falls back (see `Positives`).
+
+    Args:
+        costs: (N,) cost of each candidate.
+        objects: (N,) int64, the object of each candidate, numbered through the whole batch.
+        levels: (N,) int64, the level of each candidate's prior.
+        num_levels: number of levels.
+    """
+    chosen = torch.zeros_like(costs, dtype=torch.bool)
+    finite = costs.isfinite()
+    broken = objects[~finite].unique()
+    by_cost = torch.where(finite, costs, torch.inf).argsort(stable=True)
+
+    group = objects * num_levels + levels
+    by_group = by_cost[group[by_cost].argsort(stable=True)]
+    pooled = torch.zeros_like(chosen)
+    pooled[by_group] = _rank(group[by_group]) < TOP_K
+    pooled &= finite
+
+    members = by_cost[pooled[by_cost]]
+    members = members[objects[members].argsort(stable=True)]
+    slot = _rank(objects[members])
+    present, row, count = objects[members].unique_consecutive(
+        return_inverse=True, return_counts=True
+    )
+
+    shape = (len(present), TOP_K * num_levels)
+    pool = costs.new_zeros(shape, dtype=torch.float64)
+    valid = torch.zeros(shape, dtype=torch.bool, device=costs.device)
+    pool[row, slot] = costs[members].double()
+    valid[row, slot] = True
+    mixtures = fit_mixtures(pool, valid)
+
+    density = mixtures.log_density.masked_fill(~mixtures.first, -torch.inf)
+    last = density.argmax(1)
+    positions = torch.arange(shape[1], device=costs.device)
+    positive = mixtures.first & (positions <= last[:, None])
+    collapsed = (mixtures.log_density.isnan() & valid).any(1)
+    failed = torch.isin(present, broken) | collapsed
+    positive = torch.where(failed[:, None], positions < TOP_K, positive)
+    positive &= (count >= 2)[:, None]
+
+    chosen[members] = positive[row, slot]
+    return Positives(chosen=chosen, fallbacks=torch.cat([broken, present[collapsed]]).unique())
+
+
+def _rank(sorted_keys: Tensor) -> Tensor:
+    """The position of each entry among those of its key, for keys in ascending order."""
+    positions = torch.arange(len(sorted_keys), device=sorted_keys.device)
+    return positions - torch.searchsorted(sorted_keys, sorted_keys)

@@ -1,0 +1,8 @@
+"""Errors that a user can mend; the command line prints their message alone, without a traceback."""
+
+
+class UserError(ValueError):
+    """A mistake in the input, the settings or the files.
+
+    The message names what is wrong, where, what was expected and found, and the remedy.
+    """

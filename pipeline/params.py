@@ -1,0 +1,223 @@
+"""The settings in `params.yaml`, checked: one class a section, one line of text a setting."""
+
+import difflib
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+)
+
+from pipeline.errors import UserError
+
+BUILT_IN_DATA = "pipeline/digits.py"
+"""The value of `data.source` that stands for the built-in data set."""
+
+
+def _student_name(name: str) -> str:
+    # The name is a file name, a DVC stage and an argument of `lad`.
+    if not re.fullmatch("[A-Za-z0-9_][A-Za-z0-9_-]*", name) or name == "teacher":
+        raise ValueError(
+            "a student's name is letters, digits, _ and (not first) -, and not 'teacher'"
+        )
+    return name
+
+
+PositiveInt = Annotated[int, Field(gt=0)]
+Size = tuple[PositiveInt, PositiveInt]
+StudentName = Annotated[str, AfterValidator(_student_name)]
+
+
+class Section(BaseModel):
+    """A section of the settings: unknown names are errors, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Split(Section):
+    """Where a split of a COCO-format data set lies, inside `data.source`."""
+
+    annotations: str = Field(description="the annotation file")
+    images: str = Field(description="the folder that the annotations' file names start from")
+
+
+class Digits(Section):
+    """The built-in data set: scenes of handwritten digits."""
+
+    train_images: PositiveInt = 480
+    val_images: PositiveInt = 120
+    sizes: list[Size] = Field([(256, 192)], min_length=1, description="(width, height) in pixels")
+    seed: int = 0
+
+
+class Data(Section):
+    """The data set."""
+
+    source: str = Field(description=f"{BUILT_IN_DATA}, or the folder of a COCO-format data set")
+    train: Split = Split(annotations="train.json", images="images")
+    val: Split = Split(annotations="val.json", images="images")
+    problems: Literal["fail", "drop"] = Field(
+        "fail", description="what a bad image or annotation does: fail the stage, or drop out"
+    )
+    digits: Digits = Digits()
+
+
+class Views(Section):
+    """The view plan: every scale with every flip."""
+
+    scales: list[Size] = Field(
+        min_length=1, description="mmdet's resize scale: bounds of the long and the short side"
+    )
+    flips: list[Literal["none", "horizontal"]] = Field(["none", "horizontal"], min_length=1)
+
+    @field_validator("scales", "flips")
+    @classmethod
+    def _distinct(cls, values: list[Any]) -> list[Any]:
+        if len(set(values)) < len(values):
+            raise ValueError("an entry stands twice")
+        return values
+
+
+class Training(Section):
+    """How a network is trained."""
+
+    epochs: PositiveInt = 8
+    batch_size: PositiveInt = 16
+    optimizer: Literal["AdamW", "SGD"] = "AdamW"
+    lr: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.05, ge=0)
+    schedule: Literal["cosine", "step"] = Field(
+        "cosine", description="step: a tenth at 2/3 and at 11/12 of the epochs (mmdet's 1x, 2x)"
+    )
+    warmup_steps: int = Field(50, ge=0)
+    clip_grad_norm: float | None = Field(None, gt=0)
+    amp: bool = Field(False, description="mixed precision; needs a GPU")
+    workers: int = Field(2, ge=0, description="processes that load images")
+    seed: int = 0
+    checkpoint_every: PositiveInt = Field(1, description="epochs between checkpoints")
+
+
+class Teacher(Section):
+    """The network whose decisions are written to the store."""
+
+    config: str = Field(description="an mmdet config whose model is a PAA")
+    checkpoint: str | None = Field(None, description="one that you have; null trains the teacher")
+    trust_checkpoint: bool = Field(
+        False, description="load a checkpoint that holds more than tensors: it can run any code"
+    )
+    training: Training = Training()
+
+
+class Labels(Section):
+    """The teacher pass."""
+
+    batch_size: PositiveInt = 16
+    shard_rows: PositiveInt = Field(64, description="views in a shard, the unit of work")
+    workers: int = Field(2, ge=0, description="processes that load images")
+
+
+class Student(Section):
+    """A network trained from the store (`lad`) or on its own (`paa`)."""
+
+    config: str = Field(description="an mmdet config whose model is a PAA")
+    method: Literal["paa", "lad"]
+    training: Training = Field(
+        Training(), description="what differs from the section `training`; the rest has no effect"
+    )
+
+
+class Evaluation(Section):
+    """How detectors are measured."""
+
+    scale: Size = Field(description="mmdet's resize scale of the validation images")
+    batch_size: PositiveInt = 16
+    workers: int = Field(2, ge=0)
+
+
+class Params(Section):
+    """Everything a user sets."""
+
+    data: Data
+    views: Views
+    teacher: Teacher
+    labels: Labels = Labels()
+    training: Training = Training()
+    students: dict[StudentName, Student] = {}
+    evaluation: Evaluation
+
+    def student(self, name: str) -> Student:
+        """The student `name`.
+
+        Raises:
+            UserError: there is no such student.
+        """
+        if name not in self.students:
+            raise UserError(
+                f"no student {name!r} in params.yaml{_did_you_mean(name, self.students)}; "
+                f"there are: {', '.join(self.students) or 'none'}"
+            )
+        return self.students[name]
+
+    def student_training(self, name: str) -> Training:
+        """How the student `name` is trained: its own settings over the common ones."""
+        own = self.student(name).training
+        return self.training.model_copy(update={n: getattr(own, n) for n in own.model_fields_set})
+
+
+def _did_you_mean(name: str, known: Iterable[str]) -> str:
+    match = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {match[0]!r}?)" if match else ""
+
+
+def _section(location: tuple[int | str, ...]) -> type[Section]:
+    """The class of the section at `location`."""
+    section: Any = Params
+    for part in location:
+        if get_origin(section) is dict:
+            section = get_args(section)[1]
+        else:
+            section = section.model_fields[part].annotation
+    return section
+
+
+def _describe(error: Any) -> str:
+    """One line on an error that pydantic found."""
+    location = tuple(part for part in error["loc"] if part != "[key]")
+    where = ".".join(map(str, location)) or "the file"
+    if error["type"] == "extra_forbidden":
+        hint = _did_you_mean(str(location[-1]), _section(location[:-1]).model_fields)
+        return f"{where}: there is no such setting{hint}"
+    if error["type"] == "missing":
+        return f"{where}: is missing"
+    if error["type"] == "model_type":
+        return f"{where}: should hold settings as `name: value`, got {error['input']!r}"
+    return f"{where}: {error['msg'].removeprefix('Value error, ')}, got {error['input']!r}"
+
+
+def load_params(file: Path) -> Params:
+    """Read and check `params.yaml`.
+
+    Raises:
+        UserError: the file is missing or no YAML, a setting is unknown or has a wrong value.
+    """
+    try:
+        content = yaml.safe_load(file.read_bytes())
+    except FileNotFoundError:
+        raise UserError(
+            f"no {file} here; run the command in the project's folder or give --params"
+        ) from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{file} is not valid YAML: {error}") from None
+    try:
+        return Params.model_validate(content)
+    except ValidationError as errors:
+        lines = [f"{file}: {_describe(error)}" for error in errors.errors()]
+        raise UserError("\n".join(lines)) from None

@@ -1,0 +1,153 @@
+"""Views inside mmdet: a data set of views, the sampler that chooses them, and their replay.
+
+The teacher pass and the students read images through the same transforms, so a label belongs to
+exactly the pixels that a student sees.
+"""
+
+import pipeline.mmcv_ops  # noqa: F401
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmcv.transforms import BaseTransform
+from mmdet.datasets import CocoDataset
+from mmdet.datasets.transforms import RandomFlip, Resize
+from mmdet.registry import DATA_SAMPLERS, DATASETS, TRANSFORMS
+from mmengine.dist import get_dist_info
+from torch.utils.data import Sampler
+
+from pipeline.views import View, choose_views
+
+META_KEYS = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor", "flip")
+
+
+@TRANSFORMS.register_module()
+class ReplayView(BaseTransform):
+    """Resizes and flips the image and its boxes as the view says.
+
+    Required keys: img, gt_bboxes, view. Modified keys: those of mmdet's `Resize`, `RandomFlip`.
+    """
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Replay the view `results["view"]`."""
+        view: View = results["view"]
+        results = Resize(scale=view.scale, keep_ratio=True)(results)
+        expected = view.resized_shape(*results["ori_shape"])
+        assert results["img_shape"][:2] == expected, (results["img_shape"], expected)
+        return RandomFlip(prob=1.0 if view.flip else 0.0)(results)
+
+
+@TRANSFORMS.register_module()
+class KeepObjects(BaseTransform):
+    """Keeps all objects of the view in file order, crowds included, under the key `objects`.
+
+    `PackDetInputs` splits and reorders them; an index into the annotation file needs them whole.
+    """
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Add `objects`: boxes (N, 4) xyxy pixels of the view, labels (N,), crowd (N,)."""
+        results["objects"] = {
+            "boxes": results["gt_bboxes"].tensor.numpy(),
+            "labels": results["gt_bboxes_labels"],
+            "crowd": results["gt_ignore_flags"],
+        }
+        return results
+
+
+@DATASETS.register_module()
+class ViewDataset(CocoDataset):
+    """All views of all images of a checked COCO file.
+
+    Item `image * len(plan) + view` is that view of the image at that place of the file. Images
+    without objects are part of it.
+
+    Args:
+        plan: the view plan.
+        annotations: a file checked by the stage `data`.
+        images: the folder that its file names start from.
+        classes: names of the classes, in label order.
+        pipeline: mmdet transforms; they find the view under the key `view`.
+    """
+
+    def __init__(
+        self,
+        plan: Sequence[View],
+        annotations: str | Path,
+        images: str | Path,
+        classes: Sequence[str],
+        pipeline: list[dict[str, Any]],
+    ) -> None:
+        self.plan = tuple(plan)
+        super().__init__(
+            ann_file=str(annotations),
+            data_prefix={"img": str(images)},
+            metainfo={"classes": tuple(classes)},
+            pipeline=pipeline,
+        )
+        self.num_images = super().__len__()
+
+    def __len__(self) -> int:
+        return self.num_images * len(self.plan)
+
+    def get_data_info(self, idx: int) -> dict[str, Any]:
+        """What the annotation file says of the image, with the view to show."""
+        image, view = divmod(idx, len(self.plan))
+        info: dict[str, Any] = super().get_data_info(image)
+        info["view"] = self.plan[view]
+        info["view_index"] = idx
+        return info
+
+    def image_ids(self) -> np.ndarray:
+        """The ids of the images, (N,) int64, in file order."""
+        infos = (CocoDataset.get_data_info(self, image) for image in range(self.num_images))
+        return np.array([info["img_id"] for info in infos], np.int64)
+
+
+@DATA_SAMPLERS.register_module()
+class ViewSampler(Sampler[int]):
+    """Every image once an epoch, in random order, in the view of (seed, epoch, image id).
+
+    Args:
+        dataset: the views to choose from.
+        seed: decides order and views.
+        shuffle: whether the order is random, too.
+    """
+
+    def __init__(self, dataset: ViewDataset, seed: int = 0, shuffle: bool = True) -> None:
+        self.dataset = dataset
+        self.seed = seed
+        self.shuffle = shuffle
+        self.epoch = 0
+        self.rank, self.world_size = get_dist_info()
+        self.ids = dataset.image_ids()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch, counted from 0; mmengine calls it before each."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        plan = len(self.dataset.plan)
+        flat = np.arange(len(self.ids)) * plan
+        flat += choose_views(self.seed, self.epoch, self.ids, plan)
+        if self.shuffle:
+            flat = np.random.default_rng([self.seed, self.epoch]).permutation(flat)
+        # Ranks get equally many; the first images of the order fill up the last round.
+        total = len(self) * self.world_size
+        flat = np.resize(flat, total)
+        return iter(flat[self.rank :: self.world_size].tolist())
+
+    def __len__(self) -> int:
+        return -(-len(self.ids) // self.world_size)
+
+
+def view_pipeline(*label_transforms: dict[str, Any], meta_keys: Sequence[str]) -> list[dict]:
+    """The transforms that load and replay a view, with what attaches labels before packing."""
+    return [
+        dict(type="LoadImageFromFile"),
+        dict(type="LoadAnnotations", with_bbox=True),
+        dict(type="ReplayView"),
+        *label_transforms,
+        dict(type="PackDetInputs", meta_keys=(*META_KEYS, *meta_keys)),
+    ]

@@ -1,0 +1,63 @@
+"""The fingerprint: everything that labels depend on, as nested plain values with a digest."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from pipeline.dataset import DataInfo
+from pipeline.priors import PriorGrid
+from pipeline.views import View
+
+Fingerprint = dict[str, Any]
+
+
+def digest(fingerprint: Fingerprint) -> str:
+    """sha256 of the fingerprint as JSON with sorted keys."""
+    text = json.dumps(fingerprint, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of nested dicts with their dotted names; lists are leaves."""
+    if isinstance(value, dict):
+        for key in sorted(value):
+            yield from flatten(value[key], f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, value
+
+
+def differences(expected: Fingerprint, found: Fingerprint) -> list[str]:
+    """One line for each field in which two fingerprints (or parts of them) differ."""
+    # JSON turns tuples into lists; compare what a file would hold.
+    ours = dict(flatten(json.loads(json.dumps(expected))))
+    theirs = dict(flatten(json.loads(json.dumps(found))))
+    absent = "nothing"
+    return [
+        f"{name}: expected {ours.get(name, absent)}, found {theirs.get(name, absent)}"
+        for name in sorted(ours.keys() | theirs.keys())
+        if ours.get(name, absent) != theirs.get(name, absent)
+    ]
+
+
+def label_parts(
+    data: DataInfo, plan: Sequence[View], grid: PriorGrid, pad_size_divisor: int
+) -> Fingerprint:
+    """The part of the fingerprint that a student must share with the store.
+
+    Args:
+        data: the checked data set.
+        plan: the view plan.
+        grid: the priors.
+        pad_size_divisor: padded sides are multiples of it.
+    """
+    return {
+        "data": {
+            "classes": list(data.classes),
+            "annotations": data.train.annotations_digest,
+            "images": data.train.images_digest,
+        },
+        "views": [{"scale": list(view.scale), "flip": view.flip} for view in plan],
+        "priors": {"strides": list(grid.strides), "scale": grid.scale},
+        "padding": {"pad_size_divisor": pad_size_divisor},
+    }

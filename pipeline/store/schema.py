@@ -1,0 +1,157 @@
+"""What a label store holds and where: the layout that writer and readers share.
+
+    labels.zarr/
+      zarr.json               attributes: format version, fingerprint, classes, shard size, buckets
+      views/                  one row per view, image after image, views of the plan in order
+        image_id  int64       id in the annotation file
+        view      int16       index into the view plan
+        bucket    int32       index into the attribute `buckets`
+        row       int32       row in the bucket's arrays
+        gt_digest uint64      digest of the image's objects
+      buckets/<H>x<W>/
+        assigned_gt int16     [rows, priors] index of the object, `BACKGROUND`, or `MISSING`
+        complete    uint8     [shards] 1 once every array of the shard is written
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.coco import AnnotatedImage, objects_digest
+from pipeline.errors import UserError
+from pipeline.priors import PriorGrid
+from pipeline.views import Shape, View, padded_shape
+
+FORMAT_VERSION = 1
+BACKGROUND = -1
+MISSING = -2
+"""Fill value of `assigned_gt`, outside its domain: a row that was never written."""
+
+VIEW_COLUMNS = {
+    "image_id": "int64",
+    "view": "int16",
+    "bucket": "int32",
+    "row": "int32",
+    "gt_digest": "uint64",
+}
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """All views with the same padded size.
+
+    Attributes:
+        padded: (height, width) in pixels.
+        rows: number of views.
+        priors: number of priors of each view.
+    """
+
+    padded: Shape
+    rows: int
+    priors: int
+
+    @property
+    def name(self) -> str:
+        """`<H>x<W>`, the bucket's group in the store."""
+        return f"{self.padded[0]}x{self.padded[1]}"
+
+    def shards(self, shard_rows: int) -> int:
+        """The number of shards that hold the bucket's rows."""
+        return -(-self.rows // shard_rows)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The unit of work: consecutive rows of one bucket.
+
+    Attributes:
+        bucket: index of the bucket.
+        number: which shard of the bucket.
+        views: (n,) places of its rows in the view table, in row order.
+    """
+
+    bucket: int
+    number: int
+    views: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class StoreLayout:
+    """Which view lies where.
+
+    Attributes:
+        buckets: in order of height and width.
+        table: the columns of `views/` by name, each (V,).
+        shard_rows: rows in a shard.
+    """
+
+    buckets: tuple[Bucket, ...]
+    table: dict[str, npt.NDArray]
+    shard_rows: int
+
+    def shards(self) -> Iterator[Shard]:
+        """All shards, bucket after bucket."""
+        for index, bucket in enumerate(self.buckets):
+            views = np.flatnonzero(self.table["bucket"] == index)
+            for number in range(bucket.shards(self.shard_rows)):
+                start = number * self.shard_rows
+                yield Shard(index, number, views[start : start + self.shard_rows])
+
+
+def plan_store(
+    images: Sequence[AnnotatedImage],
+    plan: Sequence[View],
+    grid: PriorGrid,
+    divisor: int,
+    shard_rows: int,
+) -> StoreLayout:
+    """Sort every view of every image into buckets and rows.
+
+    Args:
+        images: in file order.
+        plan: the view plan.
+        grid: the priors of teacher and students.
+        divisor: padded sides are multiples of it.
+        shard_rows: rows in a shard.
+
+    Raises:
+        UserError: an image has more objects than int16 can count.
+    """
+    for image in images:
+        if len(image.objects.boxes) > np.iinfo(np.int16).max:
+            raise UserError(
+                f"image {image.image_id} has {len(image.objects.boxes)} objects; "
+                f"a store can hold at most {np.iinfo(np.int16).max} an image"
+            )
+    padded = [
+        padded_shape(view.resized_shape(image.height, image.width), divisor)
+        for image in images
+        for view in plan
+    ]
+    shapes = sorted(set(padded))
+    index = {shape: number for number, shape in enumerate(shapes)}
+    bucket = np.array([index[shape] for shape in padded], np.int32)
+    row = np.empty(len(padded), np.int32)
+    for number in range(len(shapes)):
+        members = np.flatnonzero(bucket == number)
+        row[members] = np.arange(len(members))
+    table = {
+        "image_id": np.repeat([image.image_id for image in images], len(plan)),
+        "view": np.tile(np.arange(len(plan)), len(images)),
+        "bucket": bucket,
+        "row": row,
+        "gt_digest": np.repeat(
+            np.array([objects_digest(image.objects) for image in images], np.uint64), len(plan)
+        ),
+    }
+    counts = np.bincount(bucket, minlength=len(shapes))
+    return StoreLayout(
+        buckets=tuple(
+            Bucket(shape, int(count), grid.count(shape))
+            for shape, count in zip(shapes, counts, strict=True)
+        ),
+        table={name: table[name].astype(dtype) for name, dtype in VIEW_COLUMNS.items()},
+        shard_rows=shard_rows,
+    )

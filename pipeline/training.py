@@ -1,0 +1,194 @@
+"""Training a detector with mmengine's Runner: the teacher, and every student."""
+
+import pipeline.mmcv_ops  # noqa: F401
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import ConfigDict
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from torch import Tensor
+from tqdm import tqdm
+
+from pipeline.dataset import DataInfo
+from pipeline.errors import UserError
+from pipeline.params import Training
+from pipeline.replay import view_pipeline
+from pipeline.views import View
+
+CURVES = ("loss", "loss_cls", "loss_bbox", "loss_iou")
+
+
+@HOOKS.register_module()
+class ProgressHook(Hook):
+    """Shows steps, their rate, the time left and the loss."""
+
+    def before_train(self, runner: Runner) -> None:
+        """Start the bar where the training starts or continues."""
+        self.bar = tqdm(
+            total=runner.max_iters,
+            initial=runner.iter,
+            desc=runner.experiment_name,
+            unit="step",
+            mininterval=2,
+        )
+
+    def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
+        """Count a step."""
+        self.bar.set_postfix(
+            loss=f"{runner.message_hub.get_scalar('train/loss').current():.3f}", refresh=False
+        )
+        self.bar.update()
+
+    def after_train(self, runner: Runner) -> None:
+        """End the bar."""
+        self.bar.close()
+
+
+def train(
+    *,
+    name: str,
+    model: ConfigDict,
+    training: Training,
+    plan: tuple[View, ...],
+    data: DataInfo,
+    run_folder: Path,
+    label_transforms: Sequence[dict[str, Any]] = (),
+    meta_keys: Sequence[str] = (),
+    labels_digest: str = "",
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Train a detector on views of a data set; an interrupted training continues.
+
+    Args:
+        name: of the network, for the record.
+        model: its mmdet config.
+        training: epochs, optimiser, seed and so on.
+        plan: the views that images show.
+        data: the data set; its training images are used.
+        run_folder: keeps checkpoints while the training runs.
+        label_transforms: what attaches cached labels to a sample.
+        meta_keys: the keys that they add.
+        labels_digest: which labels those are.
+
+    Returns:
+        The weights, and what the training cost: steps, seconds, curves.
+
+    Raises:
+        UserError: mixed precision without a GPU.
+    """
+    if training.amp and not torch.cuda.is_available():
+        raise UserError("training.amp: mixed precision needs a GPU, and there is none here")
+    decides_result = {
+        "model": model.to_dict(),
+        "training": training.model_dump(exclude={"workers", "checkpoint_every"}),
+        "views": repr(plan),
+        "classes": data.classes,
+        "annotations": data.train.annotations_digest,
+        "images": data.train.images_digest,
+        "labels": labels_digest,
+    }
+    _start_or_continue(run_folder, decides_result)
+    runner = Runner(
+        default_scope="mmdet",
+        experiment_name=name,
+        model=model,
+        work_dir=str(run_folder),
+        train_dataloader=dict(
+            batch_size=training.batch_size,
+            num_workers=training.workers,
+            persistent_workers=training.workers > 0,
+            sampler=dict(type="ViewSampler", seed=training.seed),
+            batch_sampler=dict(type="AspectRatioBatchSampler"),
+            dataset=dict(
+                type="ViewDataset",
+                plan=plan,
+                annotations=str(data.train.annotations),
+                images=str(data.train.images_folder),
+                classes=data.classes,
+                pipeline=view_pipeline(*label_transforms, meta_keys=meta_keys),
+            ),
+        ),
+        train_cfg=dict(by_epoch=True, max_epochs=training.epochs),
+        optim_wrapper=_optim_wrapper(training),
+        param_scheduler=_schedule(training),
+        default_hooks=dict(
+            logger=None,
+            checkpoint=dict(
+                type="CheckpointHook", interval=training.checkpoint_every, max_keep_ckpts=2
+            ),
+        ),
+        custom_hooks=[dict(type="ProgressHook")],
+        randomness=dict(seed=training.seed),
+        visualizer=dict(type="Visualizer", vis_backends=[]),
+        log_level="WARNING",
+        resume=True,
+    )
+    runner.train()
+    state = {key: value.detach().cpu() for key, value in runner.model.state_dict().items()}
+    return state, _record(runner, training)
+
+
+def _start_or_continue(run_folder: Path, decides_result: dict[str, Any]) -> None:
+    """Empty the run folder, unless it holds a run with the same settings and inputs."""
+    text = json.dumps(decides_result, sort_keys=True, default=str)
+    mark = run_folder / "run.sha256"
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    if not mark.is_file() or mark.read_text() != digest:
+        shutil.rmtree(run_folder, ignore_errors=True)
+        run_folder.mkdir(parents=True)
+        mark.write_text(digest)
+
+
+def _optim_wrapper(training: Training) -> dict[str, Any]:
+    optimizer = dict(type=training.optimizer, lr=training.lr, weight_decay=training.weight_decay)
+    if training.optimizer == "SGD":
+        optimizer["momentum"] = 0.9
+    wrapper: dict[str, Any] = dict(
+        type="AmpOptimWrapper" if training.amp else "OptimWrapper", optimizer=optimizer
+    )
+    if training.clip_grad_norm:
+        wrapper["clip_grad"] = dict(max_norm=training.clip_grad_norm)
+    return wrapper
+
+
+def _schedule(training: Training) -> list[dict[str, Any]]:
+    epochs = training.epochs
+    main: dict[str, Any]
+    if training.schedule == "cosine":
+        main = dict(
+            type="CosineAnnealingLR", T_max=epochs, by_epoch=True, convert_to_iter_based=True
+        )
+    else:
+        milestones = sorted({max(1, round(epochs * part)) for part in (2 / 3, 11 / 12)})
+        main = dict(type="MultiStepLR", milestones=milestones, gamma=0.1, by_epoch=True)
+    if not training.warmup_steps:
+        return [main]
+    warmup = dict(type="LinearLR", start_factor=1e-3, by_epoch=False, end=training.warmup_steps)
+    return [warmup, main]
+
+
+def _record(runner: Runner, training: Training) -> dict[str, Any]:
+    """What the training cost; the counts go through checkpoints, so a resumed run has all."""
+    seconds, _ = runner.message_hub.get_scalar("train/time").data
+    curves: dict[str, list[float]] = {"step": list(range(1, len(seconds) + 1))}
+    for key in CURVES:
+        values, _ = runner.message_hub.get_scalar(f"train/{key}").data
+        curves[key] = [round(float(value), 5) for value in values]
+    return {
+        "parameters": sum(p.numel() for p in runner.model.parameters()),
+        "epochs": training.epochs,
+        "steps": len(seconds),
+        "batch_size": training.batch_size,
+        "images": len(runner.train_dataloader.dataset.image_ids()),
+        "seconds_per_step": float(np.median(seconds)),
+        "total_seconds": float(np.sum(seconds)),
+        "curves": curves,
+    }

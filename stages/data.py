@@ -1,0 +1,34 @@
+"""The stage `data`: a checked data set, from a COCO-format one or the built-in generator."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline.params import load_params
+from pipeline.paths import Paths
+from pipeline.prepare import prepare_data
+
+
+@click.command("data")
+@click.pass_obj
+def command(obj: tuple[Path, Path]) -> None:
+    """Check the data set, or make the built-in one."""
+    params_file, out = obj
+    paths = Paths(out)
+    info = prepare_data(load_params(params_file), paths)
+    for split in ("train", "val"):
+        click.echo(_report(split, info[split]))
+    click.echo(f"{len(info['classes'])} classes: {', '.join(info['classes'])}")
+    click.echo(f"wrote {paths.data / 'data.json'}")
+
+
+def _report(split: str, counts: dict[str, Any]) -> str:
+    lines = [
+        f"{split}: {counts['images']} images ({counts['empty']} without objects), "
+        f"{counts['objects']} objects ({counts['crowd']} crowds)"
+    ]
+    if counts["reach_outside"]:
+        lines.append(f"  {counts['reach_outside']} boxes reach outside their image")
+    lines += [f"  left out: {count} x {kind}" for kind, count in counts["dropped"].items()]
+    return "\n".join(lines)

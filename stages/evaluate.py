@@ -1,0 +1,22 @@
+"""The stage `evaluate`: measure one detector."""
+
+from pathlib import Path
+
+import click
+
+from pipeline.evaluation import evaluate
+from pipeline.params import load_params
+from pipeline.paths import Paths
+
+
+@click.command("evaluate")
+@click.argument("name")
+@click.pass_obj
+def command(obj: tuple[Path, Path], name: str) -> None:
+    """Measure the student NAME, or the teacher, on the validation images."""
+    params_file, out = obj
+    params = load_params(params_file)
+    if name != "teacher":
+        params.student(name)
+    metrics = evaluate(name, params, Paths(out))
+    click.echo("  ".join(f"{key} {metrics[key]:.3f}" for key in ("AP", "AP50", "AP75")))

@@ -1,0 +1,33 @@
+"""The stage `labels`: the teacher pass."""
+
+from pathlib import Path
+
+import click
+
+from pipeline.params import load_params
+from pipeline.paths import Paths
+from pipeline.precompute import precompute_labels
+
+
+@click.command("labels")
+@click.option(
+    "--replace",
+    is_flag=True,
+    help="Start a new store where the one there was made from something else.",
+)
+@click.pass_obj
+def command(obj: tuple[Path, Path], replace: bool) -> None:
+    """Run the teacher over every view and write the label store; continues what is unfinished."""
+    params_file, out = obj
+    paths = Paths(out)
+    report = precompute_labels(load_params(params_file), paths, replace)
+    if report["views_per_second"] is not None:
+        click.echo(
+            f"{report['views']} views in {report['seconds']:.0f} s, "
+            f"{report['views_per_second']:.1f} views/s"
+        )
+    click.echo(
+        f"{report['bytes_per_view']:.0f} bytes a view, "
+        f"{report['positives_per_object']:.1f} positives an object"
+    )
+    click.echo(f"wrote {paths.labels}")

@@ -1,0 +1,24 @@
+"""The stage `student`: train one student."""
+
+from pathlib import Path
+
+import click
+
+from pipeline.params import load_params
+from pipeline.paths import Paths
+from pipeline.train_student import train_student
+
+
+@click.command("student")
+@click.argument("name")
+@click.pass_obj
+def command(obj: tuple[Path, Path], name: str) -> None:
+    """Train the student NAME of params.yaml."""
+    params_file, out = obj
+    paths = Paths(out)
+    record = train_student(name, load_params(params_file), paths)
+    click.echo(
+        f"trained {record['steps']} steps, {record['seconds_per_step']:.3f} s a step, "
+        f"{record['total_seconds']:.0f} s in all"
+    )
+    click.echo(f"wrote {paths.model(name)}")

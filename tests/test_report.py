@@ -1,0 +1,250 @@
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from pipeline.errors import UserError
+from pipeline.params import Params
+from pipeline.paths import Paths
+from pipeline.report import (
+    BreakEven,
+    Model,
+    Run,
+    TeacherPass,
+    break_even,
+    markdown,
+    read_comparison,
+    smooth,
+    step_ratios,
+    write_comparison,
+)
+from stages.compare import command
+
+METRICS = {"AP": 0.41234, "AP50": 0.6, "AP75": 0.45, "APs": -1, "APm": None, "APl": 0.5}
+LABELS = {
+    "images": 100,
+    "views": 400,
+    "views_per_image": 4,
+    "seconds": 200.0,
+    "views_per_second": 2.0,
+    "bytes_on_disk": 98_000,
+    "bytes_per_view": 245.0,
+    "objects": 300,
+}
+PASS = TeacherPass(400, 200.0, 2.0, 98_000, 245.0)
+
+
+def make_params(**methods: str) -> Params:
+    students = {
+        name: {"config": "configs/small.py", "method": method} for name, method in methods.items()
+    }
+    return Params.model_validate(
+        {
+            "data": {"source": "pipeline/digits.py"},
+            "views": {"scales": [[256, 192]]},
+            "teacher": {"config": "configs/big.py"},
+            "students": students,
+            "evaluation": {"scale": [256, 192]},
+        }
+    )
+
+
+def save(file: Path, content: dict) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(content))
+
+
+def training(name: str, method: str, **changes: object) -> dict:
+    losses = [3.0, 2.0, 1.0]
+    return {
+        "name": name,
+        "method": method,
+        "config": "configs/small.py",
+        "parameters": 1_234_567,
+        "epochs": 8,
+        "steps": 104,
+        "batch_size": 8,
+        "images": 100,
+        "seconds_per_step": 0.5,
+        "total_seconds": 3700.0,
+        "curves": {"step": [1, 2, 3], "loss": losses, "loss_cls": losses},
+    } | changes
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> Paths:
+    """Results of a teacher, a PAA student (`plain`) and a LAD student (`cached`)."""
+    paths = Paths(tmp_path / "out")
+    teacher = training("teacher", "paa", config="configs/big.py", parameters=30_000_000)
+    save(paths.model("teacher") / "training.json", teacher)
+    save(paths.model("plain") / "training.json", training("plain", "paa"))
+    cached = training("cached", "lad", seconds_per_step=0.4, total_seconds=59.94)
+    save(paths.model("cached") / "training.json", cached)
+    for name in ("teacher", "plain", "cached"):
+        save(paths.metrics(name), METRICS | {"images": 20})
+    save(paths.labels_report, LABELS)
+    return paths
+
+
+def model(name: str, method: str, **changes: object) -> Model:
+    content = training(name, method, **changes)
+    run = Run(**{n: content[n] for n in Run.__dataclass_fields__})
+    return Model(name, method, content["config"], METRICS, run)
+
+
+def test_break_even_of_one_student():
+    # 8 epochs of 100 images ask for 800 views at 0.5 s: 400 s; the pass took 200 s.
+    assert break_even([model("a", "lad")], PASS) == BreakEven(400.0, students=0.5, epochs=4.0)
+
+
+def test_break_even_is_the_mean_over_cached_students():
+    students = [
+        model("a", "lad", epochs=2),
+        model("b", "lad", epochs=6),
+        model("c", "paa", epochs=100),
+    ]
+    # 200 and 600 views: on average 400, as many as the pass has.
+    assert break_even(students, PASS) == BreakEven(200.0, students=1.0, epochs=4.0)
+
+
+def test_no_break_even_without_cached_students():
+    assert break_even([model("c", "paa")], PASS) is None
+
+
+def test_step_ratio_needs_the_same_config_and_batch_size():
+    students = [
+        model("fast", "lad", seconds_per_step=0.4),
+        model("other-batch", "lad", batch_size=4),
+        model("other-config", "lad", config="configs/other.py"),
+        model("plain", "paa", seconds_per_step=0.5),
+        model("again", "paa", seconds_per_step=0.6),
+    ]
+    (ratio,) = step_ratios(students)
+    assert (ratio.student, ratio.paa) == ("fast", "plain")
+    assert ratio.ratio == pytest.approx(0.8)
+
+
+def test_smooth():
+    np.testing.assert_allclose(smooth([1, 2, 3, 4, 8], 3), [1.5, 2, 3, 5, 6])
+    np.testing.assert_allclose(smooth([1, 5], 1), [1, 5])
+
+
+def test_table(paths: Paths):
+    table = write_comparison(make_params(plain="paa", cached="lad"), paths)
+    assert table == (paths.compare / "table.md").read_text()
+    assert table.splitlines() == [
+        "| name | method | config | parameters (M) | AP | AP50 | AP75 | s/step | total time |",
+        "|---|---|---|--:|--:|--:|--:|--:|--:|",
+        "| teacher | paa | big | 30.00 | 0.412 | 0.600 | 0.450 | 0.500 | 1 h 01 min |",
+        "| plain | paa | small | 1.23 | 0.412 | 0.600 | 0.450 | 0.500 | 1 h 01 min |",
+        "| cached | lad | small | 1.23 | 0.412 | 0.600 | 0.450 | 0.400 | 59.9 s |",
+        "",
+        "Teacher pass: 400 views in 3 min 20 s (2.0 views/s); "
+        "the label store takes 98.0 kB, 245 bytes a view.",
+        "",
+        "A LAD student that asks the teacher online pays for epochs * images views, each at the "
+        "pass's seconds / views: about 6 min 40 s a student here (mean of the cached students). "
+        "The pass is paid back after pass seconds / saved seconds = 0.50 students, "
+        "or 4.0 epochs of one student.",
+        "",
+        "Steps of students with the same config and batch size:",
+        "",
+        "- cached takes 0.80 of the time of plain (0.400 against 0.500 s/step)",
+    ]
+
+
+def test_json_has_the_same_numbers(paths: Paths):
+    write_comparison(make_params(plain="paa", cached="lad"), paths)
+    content = json.loads((paths.compare / "table.json").read_text())
+    assert [row["name"] for row in content["models"]] == ["teacher", "plain", "cached"]
+    row = content["models"][2]
+    assert row["AP"] == 0.41234
+    assert row["APs"] is None
+    assert row["APm"] is None
+    assert row["seconds_per_step"] == 0.4
+    assert content["teacher_pass"]["views"] == 400
+    assert content["break_even"]["students"] == 0.5
+    assert content["step_ratios"][0]["ratio"] == pytest.approx(0.8)
+
+
+def test_undefined_metric_is_a_dash(paths: Paths):
+    save(paths.metrics("cached"), METRICS | {"AP": -1, "AP50": None})
+    table = write_comparison(make_params(cached="lad"), paths)
+    assert "| cached | lad | small | 1.23 | - | - | 0.450 |" in table
+
+
+def test_teacher_with_own_checkpoint(paths: Paths):
+    own = {"name": "teacher", "checkpoint": "mine.pth"}
+    save(paths.model("teacher") / "training.json", own)
+    table = write_comparison(make_params(cached="lad"), paths)
+    assert "| teacher | paa | big | - | 0.412 | 0.600 | 0.450 | - | - |" in table
+    row = json.loads((paths.compare / "table.json").read_text())["models"][0]
+    assert row["parameters"] is None
+
+
+def test_no_students(paths: Paths):
+    comparison = read_comparison(make_params(), paths)
+    assert [m.name for m in comparison.models] == ["teacher"]
+    assert "paid back" not in markdown(comparison)
+    write_comparison(make_params(), paths)
+    assert (paths.compare / "curves.csv").read_text() == "student,step,loss\n"
+    assert (paths.compare / "curves.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("missing", "command"),
+    [
+        ("students/cached/training.json", "lad student cached"),
+        ("metrics/cached.json", "lad evaluate cached"),
+        ("teacher/training.json", "lad teacher"),
+        ("metrics/teacher.json", "lad evaluate teacher"),
+        ("labels.json", "lad labels"),
+    ],
+)
+def test_missing_results_name_the_command(paths: Paths, missing: str, command: str):
+    (paths.root / missing).unlink()
+    with pytest.raises(UserError) as error:
+        write_comparison(make_params(cached="lad"), paths)
+    assert str(error.value) == f"{paths.root / missing} is missing; run `{command}`"
+    assert not paths.compare.exists()
+
+
+def test_damaged_results_name_the_command(paths: Paths):
+    paths.metrics("cached").write_text('{"AP": 0.')
+    with pytest.raises(UserError, match=r"cached\.json is not valid JSON .*`lad evaluate cached`"):
+        write_comparison(make_params(cached="lad"), paths)
+    save(paths.metrics("cached"), {"AP": 0.4})
+    with pytest.raises(UserError, match=r"cached\.json has no AP50, .*`lad evaluate cached`"):
+        write_comparison(make_params(cached="lad"), paths)
+
+
+def test_curves(paths: Paths):
+    write_comparison(make_params(plain="paa", cached="lad"), paths)
+    with (paths.compare / "curves.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 6
+    assert rows[4] == {"student": "cached", "step": "2", "loss": "2.0"}
+    with Image.open(paths.compare / "curves.png") as image:
+        assert image.format == "PNG"
+        assert min(image.size) >= 400
+        assert len(np.unique(np.asarray(image.convert("L")))) > 20
+    assert {file.name for file in paths.compare.iterdir()} == {
+        "table.md",
+        "table.json",
+        "curves.csv",
+        "curves.png",
+    }
+
+
+def test_command_prints_the_table(paths: Paths, tmp_path: Path):
+    params_file = tmp_path / "params.yaml"
+    params_file.write_text(make_params(cached="lad").model_dump_json())  # JSON is YAML too.
+    result = CliRunner().invoke(
+        command, obj=(params_file, paths.root), args=[], catch_exceptions=False
+    )
+    assert result.exit_code == 0
+    assert result.output == (paths.compare / "table.md").read_text()
