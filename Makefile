@@ -28,7 +28,6 @@ check: setup
 	ruff format --check .
 	ruff check .
 	mypy
-	lint-imports
 
 format: setup
 	ruff format .

@@ -108,7 +108,9 @@ def read_coco(file: Path) -> dict[str, list[Record]]:
     except ValueError as error:
         raise UserError(f"{file} is not valid JSON: {error}; export it again") from None
     if not isinstance(content, dict):
-        raise UserError(f"{file}: expected a JSON object in COCO format, got {type(content).__name__}")
+        raise UserError(
+            f"{file}: expected a JSON object in COCO format, got {type(content).__name__}"
+        )
     for key in ("images", "annotations", "categories"):
         records = content.get(key)
         if not isinstance(records, list) or not all(isinstance(r, dict) for r in records):

@@ -38,8 +38,8 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
     Returns:
         Indices of the kept boxes, highest score first; int64 [kept].
     """
-    shift = boxes.new_tensor([0, 0, offset, offset])
-    kept: Tensor = torchvision.ops.nms((boxes + shift).float(), scores.float(), iou_threshold)
+    corners = boxes.float() + torch.tensor([0, 0, offset, offset], device=boxes.device)
+    kept: Tensor = torchvision.ops.nms(corners, scores.float(), iou_threshold)
     return kept
 
 

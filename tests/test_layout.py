@@ -26,8 +26,9 @@ STAGE_FILES = {
 # From top to bottom: a module imports from its own layer and from those below.
 LAYERS = [
     {"stages"},
-    {"prepare", "training", "evaluation", "report", "precompute", "benchmark"},
-    {"teacher", "students", "transforms", "replay", "detector", "checkpoint", "mmcv_ops"},
+    {"train_teacher", "train_student", "benchmark"},
+    {"prepare", "training", "evaluation", "report", "precompute"},
+    {"teacher", "students", "replay", "detector", "checkpoint", "mmcv_ops"},
     {
         "assignment.paa",
         "assignment.mixture",
@@ -46,9 +47,10 @@ MMDET_MODULES = {
     "pipeline.mmcv_ops",
     "pipeline.teacher",
     "pipeline.students",
-    "pipeline.transforms",
     "pipeline.replay",
     "pipeline.training",
+    "pipeline.train_teacher",
+    "pipeline.train_student",
     "pipeline.evaluation",
     "pipeline.precompute",
     "pipeline.checkpoint",

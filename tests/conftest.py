@@ -1,0 +1,109 @@
+"""A small project, with a teacher trained for seconds, that several tests share."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+
+SETTINGS: dict[str, Any] = {
+    "data": {
+        "source": "source",
+        "train": {"annotations": "train.json", "images": "images"},
+        "val": {"annotations": "val.json", "images": "images"},
+    },
+    "views": {"scales": [[256, 192], [200, 150]], "flips": ["none", "horizontal"]},
+    "teacher": {
+        "config": str(ROOT / "configs/paa_r18_quarter.py"),
+        "training": {"epochs": 6, "batch_size": 8, "lr": 0.003, "warmup_steps": 5, "workers": 0},
+    },
+    "labels": {"batch_size": 4, "shard_rows": 8, "workers": 0},
+    "training": {"epochs": 2, "batch_size": 8, "lr": 0.003, "warmup_steps": 0, "workers": 0},
+    "students": {
+        "paa": {"config": str(ROOT / "configs/paa_r18_quarter.py"), "method": "paa"},
+        "lad": {"config": str(ROOT / "configs/paa_r18_quarter.py"), "method": "lad"},
+    },
+    "evaluation": {"scale": [256, 192], "batch_size": 8, "workers": 0},
+}
+
+
+@dataclass(frozen=True)
+class Project:
+    """A folder with `params.yaml` and results in `out`."""
+
+    folder: Path
+
+    @property
+    def paths(self):
+        from pipeline.paths import Paths
+
+        return Paths(self.folder / "out")
+
+    @property
+    def params(self):
+        from pipeline.params import load_params
+
+        return load_params(self.folder / "params.yaml")
+
+    def change(self, **sections: Any) -> "Project":
+        """Override settings, section by section."""
+        file = self.folder / "params.yaml"
+        settings = yaml.safe_load(file.read_text())
+        for name, section in sections.items():
+            settings[name] = settings.get(name, {}) | section
+        file.write_text(yaml.safe_dump(settings))
+        return self
+
+    def copy(self, folder: Path) -> "Project":
+        """The same project with its results, free to be changed."""
+        shutil.copytree(self.folder, folder, dirs_exist_ok=True)
+        return Project(folder)
+
+
+def write_source(folder: Path, images: int = 24) -> None:
+    """A COCO data set of digit scenes with several sizes, crowds and images without objects."""
+    from pipeline.digits import write_digits
+    from pipeline.params import Digits
+
+    write_digits(
+        folder,
+        Digits(train_images=images, val_images=8, sizes=[(256, 192), (192, 256), (224, 160)]),
+    )
+    file = folder / "train.json"
+    content = json.loads(file.read_text())
+    for annotation in content["annotations"]:
+        # The first object of every fourth image becomes a crowd; image 5 loses its objects.
+        first = next(
+            a for a in content["annotations"] if a["image_id"] == annotation["image_id"]
+        )
+        if annotation is first and annotation["image_id"] % 4 == 0:
+            annotation["iscrowd"] = 1
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] != 5]
+    file.write_text(json.dumps(content))
+
+
+@pytest.fixture(scope="session")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project with data, teacher and labels; tests that change it work on a copy."""
+    from pipeline.precompute import precompute_labels
+    from pipeline.prepare import prepare_data
+    from pipeline.train_teacher import make_teacher
+
+    folder = tmp_path_factory.mktemp("project")
+    (folder / "params.yaml").write_text(yaml.safe_dump(SETTINGS))
+    write_source(folder / "source")
+    project = Project(folder)
+    project.change(data={"source": str(folder / "source")})
+    prepare_data(project.params, project.paths)
+    make_teacher(project.params, project.paths)
+    precompute_labels(project.params, project.paths, replace=False)
+    return project
