@@ -45,7 +45,7 @@ def read_weights(file: Path, trust: bool = False) -> dict[str, Tensor]:
             f"the checkpoint {file} holds more than tensors and plain values ({_first(error)}); "
             "if it comes from a source that you trust, set teacher.trust_checkpoint: true"
         ) from None
-    except (RuntimeError, EOFError, ValueError) as error:
+    except Exception as error:  # torch.load raises anything for a file that is no checkpoint
         raise UserError(f"{file} is not a checkpoint: {_first(error)}") from None
     if not isinstance(content, dict):
         raise UserError(f"{file} is not a checkpoint: expected a dict, got {type(content)}")

@@ -86,5 +86,3 @@ def evaluate(name: str, params: Params, paths: Paths) -> dict[str, Any]:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(result, indent=1))
     return result
-
-

@@ -94,9 +94,7 @@ def labels_fingerprint(
     return label_parts(data, plan, teacher.grid, divisor) | {
         "teacher": {
             "weights": weights_digest(teacher.detector.state_dict()),
-            "model": {
-                part: model[part].to_dict() for part in ("backbone", "neck", "bbox_head")
-            },
+            "model": {part: model[part].to_dict() for part in ("backbone", "neck", "bbox_head")},
         },
         "preprocessing": preprocessing(model),
         "assignment": model.train_cfg.to_dict(),

@@ -29,14 +29,21 @@ CURVES = ("loss", "loss_cls", "loss_bbox", "loss_iou")
 
 @HOOKS.register_module()
 class ProgressHook(Hook):
-    """Shows steps, their rate, the time left and the loss."""
+    """Shows steps, their rate, the time left and the loss.
+
+    Args:
+        name: of the network.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
 
     def before_train(self, runner: Runner) -> None:
         """Start the bar where the training starts or continues."""
         self.bar = tqdm(
             total=runner.max_iters,
             initial=runner.iter,
-            desc=runner.experiment_name,
+            desc=self.name,
             unit="step",
             mininterval=2,
         )
@@ -117,7 +124,7 @@ def train(
             ),
         ),
         train_cfg=dict(by_epoch=True, max_epochs=training.epochs),
-        optim_wrapper=_optim_wrapper(training),
+        optim_wrapper=optim_wrapper(training),
         param_scheduler=_schedule(training),
         default_hooks=dict(
             logger=None,
@@ -125,7 +132,7 @@ def train(
                 type="CheckpointHook", interval=training.checkpoint_every, max_keep_ckpts=2
             ),
         ),
-        custom_hooks=[dict(type="ProgressHook")],
+        custom_hooks=[dict(type="ProgressHook", name=name)],
         randomness=dict(seed=training.seed),
         visualizer=dict(type="Visualizer", vis_backends=[]),
         log_level="WARNING",
@@ -147,7 +154,8 @@ def _start_or_continue(run_folder: Path, decides_result: dict[str, Any]) -> None
         mark.write_text(digest)
 
 
-def _optim_wrapper(training: Training) -> dict[str, Any]:
+def optim_wrapper(training: Training) -> dict[str, Any]:
+    """The mmengine config of the optimiser."""
     optimizer = dict(type=training.optimizer, lr=training.lr, weight_decay=training.weight_decay)
     if training.optimizer == "SGD":
         optimizer["momentum"] = 0.9

@@ -82,9 +82,7 @@ def write_source(folder: Path, images: int = 24) -> None:
     content = json.loads(file.read_text())
     for annotation in content["annotations"]:
         # The first object of every fourth image becomes a crowd; image 5 loses its objects.
-        first = next(
-            a for a in content["annotations"] if a["image_id"] == annotation["image_id"]
-        )
+        first = next(a for a in content["annotations"] if a["image_id"] == annotation["image_id"])
         if annotation is first and annotation["image_id"] % 4 == 0:
             annotation["iscrowd"] = 1
     content["annotations"] = [a for a in content["annotations"] if a["image_id"] != 5]

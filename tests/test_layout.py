@@ -39,7 +39,7 @@ LAYERS = [
         "store.fingerprint",
         "store.verify",
     },
-    {"views", "priors", "coco", "coco_check", "image_files", "dataset", "digits"},
+    {"views", "priors", "coco", "coco_check", "image_files", "dataset", "digits", "quantise"},
     {"params", "paths", "errors"},
 ]
 

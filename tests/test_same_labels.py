@@ -160,11 +160,10 @@ def test_losses_and_gradients_equal_mmdets_online_lad(labelled) -> None:
             train_cfg=student_config.train_cfg,
             test_cfg=student_config.test_cfg,
         )
-    ).train()
-    online.load_state_dict(
-        student.state_dict()
-        | {f"teacher_model.{key}": value for key, value in detector.state_dict().items()}
     )
+    online.train()
+    online.load_state_dict(student.state_dict())
+    online.teacher_model.load_state_dict(detector.state_dict())
     inputs, samples = batch["inputs"], batch["data_samples"]
     ours = losses_and_gradients(student, student.loss(inputs, samples))
     theirs = losses_and_gradients(online, online.loss(inputs, samples))
@@ -187,13 +186,19 @@ def test_losses_and_gradients_on_mixed_sizes_equal_labels_per_view(labelled) -> 
     features = student.extract_feat(inputs)
     head = student.bbox_head
     anchors, valid = head.get_anchors(
-        [feature.shape[-2:] for feature in features], [sample.metainfo for sample in samples]
+        [feature.shape[-2:] for feature in features],
+        [sample.metainfo for sample in samples],
+        device=inputs.device,
     )
     labels, weights, targets = [], [], []
     for view, flags in zip(views, valid, strict=True):
         result, _ = assign_online(teacher, dataset[view])
         flags = torch.cat(flags).bool()
-        placed = [torch.full((len(flags),), 10), torch.zeros(len(flags)), torch.zeros(len(flags), 4)]
+        placed = [
+            torch.full((len(flags),), 10),
+            torch.zeros(len(flags)),
+            torch.zeros(len(flags), 4),
+        ]
         for array, values in zip(placed, result[:3], strict=True):
             array[flags] = values
         for column, array in zip((labels, weights, targets), placed, strict=True):

@@ -71,9 +71,7 @@ def fit_mixtures(costs: Tensor, valid: Tensor) -> Mixtures:
         log_weights_a = log_weights_a[running]
 
     joint = _log_joint(x, means, scales, log_weights)
-    return Mixtures(
-        first=(joint[..., 0] >= joint[..., 1]) & valid, log_density=joint.logsumexp(2)
-    )
+    return Mixtures(first=(joint[..., 0] >= joint[..., 1]) & valid, log_density=joint.logsumexp(2))
 
 
 def _log_joint(x: Tensor, means: Tensor, scales: Tensor, log_weights: Tensor) -> Tensor:

@@ -33,10 +33,8 @@ def overlaps(boxes: Tensor, priors: Tensor) -> Tensor:
         (B, M, P).
     """
     boxes = boxes[:, :, None]
-    width = (torch.minimum(boxes[..., 2], priors[:, 2]) - torch.maximum(boxes[..., 0], priors[:, 0]))
-    height = (
-        torch.minimum(boxes[..., 3], priors[:, 3]) - torch.maximum(boxes[..., 1], priors[:, 1])
-    )
+    width = torch.minimum(boxes[..., 2], priors[:, 2]) - torch.maximum(boxes[..., 0], priors[:, 0])
+    height = torch.minimum(boxes[..., 3], priors[:, 3]) - torch.maximum(boxes[..., 1], priors[:, 1])
     shared = width.clamp_(min=0).mul_(height.clamp_(min=0))
     box_areas = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
     prior_areas = (priors[:, 2] - priors[:, 0]) * (priors[:, 3] - priors[:, 1])

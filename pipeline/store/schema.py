@@ -1,16 +1,16 @@
 """What a label store holds and where: the layout that writer and readers share.
 
-    labels.zarr/
-      zarr.json               attributes: format version, fingerprint, classes, shard size, buckets
-      views/                  one row per view, image after image, views of the plan in order
-        image_id  int64       id in the annotation file
-        view      int16       index into the view plan
-        bucket    int32       index into the attribute `buckets`
-        row       int32       row in the bucket's arrays
-        gt_digest uint64      digest of the image's objects
-      buckets/<H>x<W>/
-        assigned_gt int16     [rows, priors] index of the object, `BACKGROUND`, or `MISSING`
-        complete    uint8     [shards] 1 once every array of the shard is written
+labels.zarr/
+  zarr.json               attributes: format version, fingerprint, classes, shard size, buckets
+  views/                  one row per view, image after image, views of the plan in order
+    image_id  int64       id in the annotation file
+    view      int16       index into the view plan
+    bucket    int32       index into the attribute `buckets`
+    row       int32       row in the bucket's arrays
+    gt_digest uint64      digest of the image's objects
+  buckets/<H>x<W>/
+    assigned_gt int16     [rows, priors] index of the object, `BACKGROUND`, or `MISSING`
+    complete    uint8     [shards] 1 once every array of the shard is written
 """
 
 from collections.abc import Iterator, Sequence

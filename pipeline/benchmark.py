@@ -1,0 +1,181 @@
+"""What a student's step costs with cached, online and constant labels, measured in one run."""
+
+import pipeline.mmcv_ops  # noqa: F401
+
+import platform
+import statistics
+import time
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmdet.registry import MODELS
+from mmdet.structures import SampleList
+from mmengine.config import ConfigDict
+from mmengine.dataset import pseudo_collate
+from mmengine.device import get_device
+from mmengine.optim import build_optim_wrapper
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from pipeline.checkpoint import load_model
+from pipeline.dataset import load_data_info
+from pipeline.detector import build_detector, load_model_config, prior_grid, without_downloads
+from pipeline.errors import UserError
+from pipeline.params import Params
+from pipeline.paths import Paths
+from pipeline.replay import ViewDataset, ViewSampler, view_pipeline
+from pipeline.students import ASSIGNED, CachedLAD, attach_labels, student_model
+from pipeline.training import optim_wrapper
+from pipeline.views import view_plan
+
+BATCHES = 4
+WARMUP = 2
+
+
+@MODELS.register_module()
+class ConstantLAD(CachedLAD):
+    """The limit: a student whose labels of every batch lie ready in memory."""
+
+    def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> dict[str, Tensor]:
+        """The losses of LAD on labels that were made when the batch was first seen."""
+        ready = self.__dict__.setdefault("ready", {})
+        key = batch_data_samples[0].metainfo["img_id"]
+        features = self.extract_feat(batch_inputs)
+        if key not in ready:
+            shapes = [(feature.shape[-2], feature.shape[-1]) for feature in features]
+            ready[key] = self.bbox_head.cached_assignment(
+                batch_data_samples, shapes, batch_inputs.device
+            )
+        losses: dict[str, Tensor] = self.bbox_head.loss(features, ready[key], batch_data_samples)
+        return losses
+
+
+@dataclass(frozen=True)
+class StepTimes:
+    """Seconds of each repeat, by the way a student gets its labels."""
+
+    seconds: dict[str, list[float]]
+    load_seconds: float
+    attach_seconds: float
+
+    def median(self, way: str) -> float:
+        """The median seconds of a step."""
+        return statistics.median(self.seconds[way])
+
+
+def time_steps(name: str, params: Params, paths: Paths, repeats: int) -> StepTimes:
+    """Time training steps of the student `name`, all ways alternating on the same batches.
+
+    Args:
+        name: a student that learns from the store.
+        params: the settings.
+        paths: where data, teacher and labels are.
+        repeats: steps per way.
+
+    Raises:
+        UserError: the student is no cached one, or data, teacher or labels are missing.
+    """
+    student = params.student(name)
+    if student.method == "paa":
+        raise UserError(f"the student {name} learns without a store; name one with method lad")
+    data = load_data_info(paths)
+    model = load_model_config(student.config, len(data.classes))
+    training = params.student_training(name)
+    grid = prior_grid(build_detector(without_downloads(model)).bbox_head)
+    attach = attach_labels(paths.labels, grid)
+    dataset, plain = (
+        ViewDataset(
+            plan=view_plan(params.views),
+            annotations=data.train.annotations,
+            images=data.train.images_folder,
+            classes=data.classes,
+            pipeline=view_pipeline(*labels, meta_keys=[ASSIGNED] if labels else []),
+        )
+        for labels in (attach, [])
+    )
+    chosen = list(islice(ViewSampler(dataset, training.seed), BATCHES * training.batch_size))
+    batches = [
+        pseudo_collate([dataset[view] for view in chosen[start::BATCHES]])
+        for start in range(BATCHES)
+    ]
+    load = _seconds(lambda: [plain[view] for view in chosen]) / len(chosen)
+    both = _seconds(lambda: [dataset[view] for view in chosen]) / len(chosen)
+
+    networks = {
+        "paa (mmdet)": build_detector(without_downloads(model)),
+        "online LAD (mmdet)": _online_lad(model, paths),
+        "cached lad": build_detector(student_model(without_downloads(model), "lad")),
+        "constant labels": MODELS.build(
+            dict(student_model(without_downloads(model), "lad"), type="ConstantLAD")
+        ),
+    }
+    state = networks["cached lad"].state_dict()
+    wrappers = {}
+    for way, network in networks.items():
+        network.load_state_dict(state)
+        network.to(get_device()).train()
+        wrappers[way] = build_optim_wrapper(network, optim_wrapper(training))
+    seconds: dict[str, list[float]] = {way: [] for way in networks}
+    for repeat in tqdm(range(-WARMUP, repeats), desc="bench", unit="round"):
+        for way, network in networks.items():
+            batch = batches[repeat % BATCHES]
+            spent = _seconds(lambda: network.train_step(batch, wrappers[way]))  # noqa: B023
+            if repeat >= 0:
+                seconds[way].append(spent)
+    return StepTimes(seconds, load_seconds=load, attach_seconds=max(0.0, both - load))
+
+
+def _seconds(call: Any) -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    started = time.perf_counter()
+    call()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def _online_lad(student: ConfigDict, paths: Paths) -> nn.Module:
+    """Mmdet's own LAD detector: the student with the teacher beside it."""
+    detector, teacher = load_model(paths.teacher, "lad teacher")
+    student = without_downloads(student)
+    online: nn.Module = MODELS.build(
+        dict(
+            type="LAD",
+            data_preprocessor=student.data_preprocessor,
+            backbone=student.backbone,
+            neck=student.neck,
+            bbox_head=dict(student.bbox_head, type="LADHead"),
+            teacher_backbone=dict(teacher.backbone, init_cfg=None),
+            teacher_neck=teacher.neck,
+            teacher_bbox_head=dict(teacher.bbox_head, type="LADHead"),
+            train_cfg=student.train_cfg,
+            test_cfg=student.test_cfg,
+        )
+    )
+    online.teacher_model.load_state_dict(detector.state_dict())
+    return online
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    device = get_device()
+    return {
+        "device": torch.cuda.get_device_name() if device == "cuda" else _cpu_name(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    names = [
+        line.partition(":")[2].strip()
+        for line in (info.read_text().splitlines() if info.is_file() else [])
+        if line.startswith("model name")
+    ]
+    return names[0] if names else platform.processor() or "CPU"

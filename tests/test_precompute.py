@@ -1,0 +1,278 @@
+"""The teacher pass and its store: what is written, continued, refused and noticed."""
+
+import fcntl
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorstore
+import torch
+import zarr
+
+import pipeline.precompute
+from pipeline.coco import load_images, objects_digest
+from pipeline.errors import UserError
+from pipeline.precompute import precompute_labels
+from pipeline.store.reader import LabelStore
+from pipeline.store.schema import MISSING
+from pipeline.train_teacher import make_teacher
+
+
+@pytest.fixture
+def project(labelled, tmp_path):
+    return labelled.copy(tmp_path)
+
+
+def contents(store: Path) -> dict[str, np.ndarray]:
+    """Every array of a store, read by zarr-python."""
+    group = zarr.open_group(store, mode="r")
+    names = [f"views/{name}" for name, _ in group["views"].arrays()]
+    for bucket, place in group["buckets"].groups():
+        names += [f"buckets/{bucket}/{name}" for name, _ in place.arrays()]
+    return {name: group[name][:] for name in names}
+
+
+def assert_same_stores(one: Path, other: Path) -> None:
+    ours, theirs = contents(one), contents(other)
+    assert ours.keys() == theirs.keys()
+    for name, array in ours.items():
+        np.testing.assert_array_equal(array, theirs[name], err_msg=name)
+
+
+def test_fast_reads_equal_zarr_and_tensorstore(labelled) -> None:
+    store = LabelStore(labelled.paths.labels)
+    arrays = contents(labelled.paths.labels)
+    for bucket in store.layout.buckets:
+        name = f"buckets/{bucket.name}/assigned_gt"
+        independent = tensorstore.open(
+            {
+                "driver": "zarr3",
+                "kvstore": {"driver": "file", "path": str(labelled.paths.labels / name)},
+            },
+            read=True,
+        ).result()
+        np.testing.assert_array_equal(independent.read().result(), arrays[name])
+    table = store.layout.table
+    for view in range(len(table["row"])):
+        bucket = store.layout.buckets[table["bucket"][view]]
+        expected = arrays[f"buckets/{bucket.name}/assigned_gt"][table["row"][view]]
+        np.testing.assert_array_equal(store.assigned(view), expected)
+
+
+def test_the_view_table_names_every_view_of_every_image(labelled) -> None:
+    images = load_images(labelled.paths.data / "train.json")
+    table = LabelStore(labelled.paths.labels).layout.table
+    assert table["image_id"].tolist() == [image.image_id for image in images for _ in range(4)]
+    assert table["view"].tolist() == [0, 1, 2, 3] * len(images)
+    assert table["gt_digest"][::4].tolist() == [objects_digest(i.objects) for i in images]
+
+
+def test_an_interrupted_pass_continues_without_repeating_work(
+    project, labelled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(project.paths.labels)
+    label_batch = pipeline.precompute.label_batch
+    calls = 0
+
+    def interrupted(*args):
+        nonlocal calls
+        calls += 1
+        if calls == 9:
+            raise KeyboardInterrupt
+        return label_batch(*args)
+
+    monkeypatch.setattr(pipeline.precompute, "label_batch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        precompute_labels(project.params, project.paths, replace=False)
+    assert LabelStore(project.paths.labels).missing_shards() == 12 - 4
+    calls = 100
+    precompute_labels(project.params, project.paths, replace=False)
+    assert calls - 100 == 16  # 8 shards of 8 views in batches of 4
+    assert_same_stores(project.paths.labels, labelled.paths.labels)
+
+
+def test_a_torn_shard_is_written_again(project, labelled) -> None:
+    group = zarr.open_group(project.paths.labels, mode="r+")
+    name = LabelStore(project.paths.labels).layout.buckets[0].name
+    group[f"buckets/{name}/complete"][1] = 0
+    torn = project.paths.labels / "buckets" / name / "assigned_gt/c/1/0"
+    torn.write_bytes(torn.read_bytes()[:50])
+    precompute_labels(project.params, project.paths, replace=False)
+    assert_same_stores(project.paths.labels, labelled.paths.labels)
+
+
+def test_a_finished_store_is_left_alone(project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline.precompute, "label_batch", None)
+    report = precompute_labels(project.params, project.paths, replace=False)
+    assert report == json.loads(project.paths.labels_report.read_text())
+
+
+def test_an_unfinished_store_trains_no_student(project) -> None:
+    from pipeline.train_student import train_student
+
+    group = zarr.open_group(project.paths.labels, mode="r+")
+    name = LabelStore(project.paths.labels).layout.buckets[0].name
+    group[f"buckets/{name}/complete"][1] = 0
+    with pytest.raises(UserError, match="lacks 1 of 12 shards; run `lad labels` to continue"):
+        train_student("lad", project.params, project.paths)
+
+
+def test_another_teacher_needs_replace(project) -> None:
+    before = contents(project.paths.labels)
+    file = project.paths.teacher / "weights.pth"
+    content = torch.load(file, weights_only=True)
+    content["state_dict"]["bbox_head.atss_cls.bias"] += 1
+    torch.save(content, file)
+    with pytest.raises(UserError, match=r"teacher.weights: expected \w+, found \w+") as error:
+        precompute_labels(project.params, project.paths, replace=False)
+    assert "--replace" in str(error.value)
+    assert all((array == before[name]).all() for name, array in
+               contents(project.paths.labels).items())  # fmt: skip
+    precompute_labels(project.params, project.paths, replace=True)
+    after = contents(project.paths.labels)
+    assert any((array != before[name]).any() for name, array in after.items())
+
+
+def test_a_second_writer_is_kept_out(project) -> None:
+    lock = project.paths.labels.with_name("labels.zarr.lock")
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="another process is writing the store"):
+            precompute_labels(project.params, project.paths, replace=False)
+
+
+def damage(file: Path, how: str) -> None:
+    data = bytearray(file.read_bytes())
+    if how == "flip in a row":
+        data[10] ^= 4
+    elif how == "flip in the index":
+        data[-30] ^= 4
+    elif how == "truncate":
+        data = data[:-7]
+    file.write_bytes(data)
+    if how == "remove":
+        file.unlink()
+
+
+@pytest.mark.parametrize("how", ["flip in a row", "flip in the index", "truncate", "remove"])
+def test_damage_is_an_error_that_names_the_view(project, how: str) -> None:
+    store = LabelStore(project.paths.labels)
+    table = store.layout.table
+    view = int(np.flatnonzero((table["bucket"] == 1) & (table["row"] == 0))[0])
+    name = store.layout.buckets[1].name
+    damage(project.paths.labels / "buckets" / name / "assigned_gt/c/0/0", how)
+    expected = f"assigned_gt of view 0 of image {table['image_id'][view]} .*bucket {name}"
+    with pytest.raises(UserError, match=expected):
+        LabelStore(project.paths.labels).assigned(view)
+
+
+def test_a_row_that_was_never_written_is_an_error(project) -> None:
+    store = LabelStore(project.paths.labels)
+    group = zarr.open_group(project.paths.labels, mode="r+")
+    group[f"buckets/{store.layout.buckets[0].name}/assigned_gt"][0] = MISSING
+    view = int(np.flatnonzero(store.layout.table["bucket"] == 0)[0])
+    with pytest.raises(UserError, match="never written"):
+        LabelStore(project.paths.labels).assigned(view)
+
+
+def test_an_unknown_format_version_is_refused(project) -> None:
+    group = zarr.open_group(project.paths.labels, mode="r+")
+    group.attrs["format_version"] = 99
+    with pytest.raises(UserError, match="has format version 99, expected 1"):
+        LabelStore(project.paths.labels)
+
+
+def test_a_store_works_after_it_moved(project) -> None:
+    moved = project.folder / "elsewhere.zarr"
+    before = LabelStore(project.paths.labels).assigned(3)
+    project.paths.labels.rename(moved)
+    np.testing.assert_array_equal(LabelStore(moved).assigned(3), before)
+
+
+class TestTeacherCheckpoints:
+    """`teacher.checkpoint`: taken where it fits, refused with a reason where not."""
+
+    def test_one_that_fits_is_taken(self, project) -> None:
+        own = project.folder / "own.pth"
+        shutil.copy(project.paths.teacher / "weights.pth", own)
+        project.change(teacher={"checkpoint": str(own)})
+        assert make_teacher(project.params, project.paths)["checkpoint"] == str(own)
+        precompute_labels(project.params, project.paths, replace=False)  # the same fingerprint
+
+    def test_missing(self, project) -> None:
+        project.change(teacher={"checkpoint": "nowhere.pth"})
+        with pytest.raises(UserError, match="the checkpoint nowhere.pth does not exist"):
+            make_teacher(project.params, project.paths)
+
+    def test_no_checkpoint(self, project) -> None:
+        file = project.folder / "text.pth"
+        file.write_text("hello")
+        project.change(teacher={"checkpoint": str(file)})
+        with pytest.raises(UserError, match="checkpoint"):
+            make_teacher(project.params, project.paths)
+
+    def test_of_another_architecture(self, project) -> None:
+        file = project.folder / "other.pth"
+        torch.save({"state_dict": {"backbone.conv1.weight": torch.zeros(3)}}, file)
+        project.change(teacher={"checkpoint": str(file)})
+        with pytest.raises(UserError, match=r"do not fit the model .* is missing; .* more"):
+            make_teacher(project.params, project.paths)
+
+    def test_code_is_not_run(self, project) -> None:
+        ran = project.folder / "ran"
+        file = project.folder / "evil.pth"
+        torch.save({"state_dict": {}, "meta": Evil(ran)}, file)
+        project.change(teacher={"checkpoint": str(file)})
+        with pytest.raises(UserError, match="trust_checkpoint: true"):
+            make_teacher(project.params, project.paths)
+        assert not ran.exists()
+
+    def test_of_a_runner(self, project) -> None:
+        """mmengine saves its log history; with trust, such a checkpoint loads."""
+        (runner_checkpoint,) = project.paths.run("teacher").glob("epoch_6.pth")
+        project.change(teacher={"checkpoint": str(runner_checkpoint)})
+        with pytest.raises(UserError, match="HistoryBuffer.*trust_checkpoint"):
+            make_teacher(project.params, project.paths)
+        project.change(teacher={"trust_checkpoint": True})
+        make_teacher(project.params, project.paths)
+        precompute_labels(project.params, project.paths, replace=False)  # the same fingerprint
+
+
+class Evil:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.touch, (self.path,))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model = dict(type='RetinaNet')", "must hold a model of type 'PAA', found type 'Retina"),
+        ("epochs = 3", "must hold a model of type 'PAA', found no model"),
+        ("model = (", "can't be read"),
+        (None, "does not exist"),
+    ],
+    ids=["another detector", "no model", "broken", "missing"],
+)
+def test_configs_that_do_not_work(project, text: str | None, message: str) -> None:
+    file = project.folder / "config.py"
+    if text is not None:
+        file.write_text(text)
+    project.change(teacher={"config": str(file)})
+    with pytest.raises(UserError, match=message):
+        make_teacher(project.params, project.paths)
+
+
+def test_a_teacher_of_other_classes_is_refused(project) -> None:
+    file = project.paths.data / "data.json"
+    content = json.loads(file.read_text())
+    content["classes"] = content["classes"][:-1]
+    file.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="knows 10 classes, the data set has 9"):
+        precompute_labels(project.params, project.paths, replace=False)
