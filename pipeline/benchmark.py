@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmdet.models.detectors import LAD
 from mmdet.registry import MODELS
 from mmdet.structures import SampleList
 from mmengine.config import ConfigDict
 from mmengine.dataset import pseudo_collate
 from mmengine.device import get_device
 from mmengine.optim import build_optim_wrapper
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from pipeline.checkpoint import load_model
@@ -104,7 +105,7 @@ def time_steps(name: str, params: Params, paths: Paths, repeats: int) -> StepTim
     load = _seconds(lambda: [plain[view] for view in chosen]) / len(chosen)
     both = _seconds(lambda: [dataset[view] for view in chosen]) / len(chosen)
 
-    networks = {
+    networks: dict[str, Any] = {
         "paa (mmdet)": build_detector(without_downloads(model)),
         "online LAD (mmdet)": _online_lad(model, paths),
         "cached lad": build_detector(student_model(without_downloads(model), "lad")),
@@ -138,11 +139,11 @@ def _seconds(call: Any) -> float:
     return time.perf_counter() - started
 
 
-def _online_lad(student: ConfigDict, paths: Paths) -> nn.Module:
+def _online_lad(student: ConfigDict, paths: Paths) -> LAD:
     """Mmdet's own LAD detector: the student with the teacher beside it."""
     detector, teacher = load_model(paths.teacher, "lad teacher")
     student = without_downloads(student)
-    online: nn.Module = MODELS.build(
+    online: LAD = MODELS.build(
         dict(
             type="LAD",
             data_preprocessor=student.data_preprocessor,

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmdet.models.detectors import PAA
 from mmengine.config import Config, ConfigDict
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.detector import build_detector, load_model_config, without_downloads
 from pipeline.errors import UserError
@@ -60,7 +61,7 @@ def _first(error: Exception) -> str:
     return (named or lines or [type(error).__name__])[0]
 
 
-def load_weights(detector: nn.Module, state: dict[str, Tensor], source: Path | str) -> None:
+def load_weights(detector: PAA, state: dict[str, Tensor], source: Path | str) -> None:
     """Put weights into a network.
 
     Raises:
@@ -108,7 +109,7 @@ def save_model(
     building.rename(folder)
 
 
-def load_model(folder: Path, remedy: str) -> tuple[nn.Module, ConfigDict]:
+def load_model(folder: Path, remedy: str) -> tuple[PAA, ConfigDict]:
     """The network of a model folder, in eval mode on the CPU, and its config.
 
     Args:

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from mmdet.models.dense_heads import PAAHead
+from mmdet.models.detectors import PAA
 from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
 from mmengine.config import Config, ConfigDict
-from torch import nn
 
 from pipeline.errors import UserError
 from pipeline.priors import PriorGrid
@@ -51,14 +51,14 @@ def without_downloads(model: ConfigDict) -> ConfigDict:
     return model
 
 
-def build_detector(model: ConfigDict) -> nn.Module:
+def build_detector(model: ConfigDict) -> PAA:
     """The network of a model config.
 
     Raises:
         UserError: mmdet can't build it.
     """
     try:
-        detector: nn.Module = MODELS.build(model)
+        detector: PAA = MODELS.build(model)
     except (TypeError, KeyError, AssertionError, ValueError) as error:
         raise UserError(f"mmdet can't build the model of type {model.type!r}: {error}") from error
     return detector

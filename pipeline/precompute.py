@@ -184,7 +184,7 @@ def _run(
         for shard in pending
         for start in range(0, len(shard.views), size)
     ]
-    loader = DataLoader(
+    loader: DataLoader[Any] = DataLoader(
         view_dataset(data, plan),
         batch_sampler=batches,
         num_workers=params.labels.workers,

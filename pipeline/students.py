@@ -116,7 +116,7 @@ class CachedLADHead(LADHead):
         return labels, weights, box_targets, None, positives, anchors, len(place)
 
     def _anchors(self, level: np.ndarray, row: np.ndarray, column: np.ndarray) -> Tensor:
-        base = torch.cat([base for base in self.prior_generator.base_anchors])
+        base = torch.cat(list(self.prior_generator.base_anchors))
         strides = np.array(self.prior_generator.strides)
         shift = np.stack([column, row, column, row], 1) * strides[level][:, [0, 1, 0, 1]]
         return base[level] + torch.from_numpy(shift).float()

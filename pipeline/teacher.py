@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from mmdet.models.detectors import PAA
 from mmdet.models.utils import levels_to_images
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.assignment.paa import BACKGROUND, TOP_K, find_candidates, select_positives
 from pipeline.coco import Objects
@@ -42,7 +43,7 @@ class Teacher:
         UserError: the detector's assignment settings are not those of PAA.
     """
 
-    def __init__(self, detector: nn.Module) -> None:
+    def __init__(self, detector: PAA) -> None:
         self.detector = detector.eval()
         self.head = detector.bbox_head
         self.grid = prior_grid(self.head)

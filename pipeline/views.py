@@ -43,7 +43,7 @@ def view_plan(views: Views) -> tuple[View, ...]:
 
 
 def padded_shape(shape: Shape, divisor: int) -> Shape:
-    """The (height, width) after padding to a multiple of `divisor`, as mmdet pads a batch of one."""
+    """The (height, width) padded to multiples of `divisor`, as mmdet pads a batch of one."""
     height, width = shape
     return -(-height // divisor) * divisor, -(-width // divisor) * divisor
 

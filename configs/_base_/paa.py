@@ -1,4 +1,4 @@
-# PAA as mmdet ships it (R-50, FPN, 256 channels); `pretrained` and sizes differ in what builds on it.
+# PAA as mmdet ships it: R-50, FPN, 256 channels.
 model = dict(
     type="PAA",
     data_preprocessor=dict(
