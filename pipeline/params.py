@@ -116,9 +116,22 @@ class Teacher(Section):
     training: Training = Training()
 
 
+class Scores(Section):
+    """How soft class scores are coded; see `pipeline.quantise.Coding`."""
+
+    cut: float = Field(0.005, gt=0, lt=1)
+    levels: int = Field(254, ge=2, le=254)
+    power: float = Field(2.0, gt=0)
+
+
 class Labels(Section):
     """The teacher pass."""
 
+    soft: bool = Field(True, description="store the teacher's soft scores, too")
+    min_iou: float = Field(
+        0.1, ge=0, lt=1, description="boxes are stored where they overlap an object by more"
+    )
+    scores: Scores = Scores()
     batch_size: PositiveInt = 16
     shard_rows: PositiveInt = Field(64, description="views in a shard, the unit of work")
     workers: int = Field(2, ge=0, description="processes that load images")

@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,10 +29,11 @@ from pipeline.detector import preprocessing
 from pipeline.errors import UserError
 from pipeline.params import Params
 from pipeline.paths import Paths
+from pipeline.quantise import SoftSettings
 from pipeline.replay import ViewDataset, view_pipeline
 from pipeline.store.fingerprint import Fingerprint, label_parts
 from pipeline.store.reader import LabelStore
-from pipeline.store.schema import Shard, StoreLayout, plan_store
+from pipeline.store.schema import ASSIGNED_GT, SOFT_ARRAYS, Shard, StoreLayout, plan_store
 from pipeline.store.writer import StoreWriter
 from pipeline.teacher import Teacher
 from pipeline.views import View, view_plan
@@ -70,8 +72,9 @@ def precompute_labels(params: Params, paths: Paths, replace: bool) -> dict[str, 
         teacher.grid,
         preprocessing(model)["pad_size_divisor"],
         params.labels.shard_rows,
+        len(data.classes) if params.labels.soft else 0,
     )
-    fingerprint = labels_fingerprint(data, teacher, model, plan)
+    fingerprint = labels_fingerprint(data, teacher, model, plan, SoftSettings.of(params.labels))
     with _only_writer(paths.labels):
         writer = _open_store(paths.labels, layout, fingerprint, replace)
         pending = list(writer.pending())
@@ -87,7 +90,11 @@ def precompute_labels(params: Params, paths: Paths, replace: bool) -> dict[str, 
 
 
 def labels_fingerprint(
-    data: DataInfo, teacher: Teacher, model: ConfigDict, plan: tuple[View, ...]
+    data: DataInfo,
+    teacher: Teacher,
+    model: ConfigDict,
+    plan: tuple[View, ...],
+    soft: SoftSettings | None,
 ) -> Fingerprint:
     """Everything that the labels depend on."""
     divisor = preprocessing(model)["pad_size_divisor"]
@@ -97,6 +104,7 @@ def labels_fingerprint(
             "model": {part: model[part].to_dict() for part in ("backbone", "neck", "bbox_head")},
         },
         "preprocessing": preprocessing(model),
+        "coding": asdict(soft) if soft else None,
         "assignment": model.train_cfg.to_dict(),
         "numerics": {"device": teacher.device.type, "dtype": "float32"},
         "versions": {name: version(name) for name in VERSIONS},
@@ -114,15 +122,18 @@ def view_dataset(data: DataInfo, plan: tuple[View, ...]) -> ViewDataset:
     )
 
 
-def label_batch(teacher: Teacher, batch: dict[str, Any]) -> tuple[np.ndarray, int]:
-    """The assignments of views with the same padded size.
+def label_batch(
+    teacher: Teacher, batch: dict[str, Any], soft: SoftSettings | None
+) -> tuple[dict[str, np.ndarray], int]:
+    """The rows of views with the same padded size.
 
     Args:
         teacher: decides.
-        batch: collated items of `view_dataset`.
+        batch: B collated items of `view_dataset`.
+        soft: how soft scores are stored, if at all.
 
     Returns:
-        (B, P) int16 object index or background, and the number of objects that fell back.
+        What to write by array name, each (B, ...), and the number of objects that fell back.
     """
     ready = teacher.detector.data_preprocessor(batch)
     objects = [
@@ -133,9 +144,15 @@ def label_batch(teacher: Teacher, batch: dict[str, Any]) -> tuple[np.ndarray, in
         )
         for sample in ready["data_samples"]
     ]
-    height, width = ready["inputs"].shape[-2:]
-    assignment = teacher.assign(ready["inputs"], objects, (height, width))
-    return assignment.objects.to(torch.int16).cpu().numpy(), assignment.fallbacks
+    padded = tuple(ready["inputs"].shape[-2:])
+    outputs = teacher.forward(ready["inputs"])
+    assignment = teacher.assign(outputs, objects, padded)
+    rows = {ASSIGNED_GT: assignment.objects.to(torch.int16)}
+    if soft:
+        beliefs = teacher.believe(outputs, objects, padded, soft.min_iou)
+        rows["cls_scores"], rows["tail_mean"] = soft.scores.encode(beliefs.probabilities)
+        rows |= {name: getattr(beliefs, name).half() for name in ("overlap", "boxes", "iou")}
+    return {name: values.cpu().numpy() for name, values in rows.items()}, assignment.fallbacks
 
 
 def _open_store(
@@ -192,18 +209,23 @@ def _run(
     )
     total = sum(len(shard.views) for shard in writer.layout.shards())
     left = sum(len(shard.views) for shard in pending)
+    soft = SoftSettings.of(params.labels)
     fallbacks = 0
     started = time.perf_counter()
     incoming = iter(loader)
     with tqdm(total=total, initial=total - left, desc="labels", unit="view", mininterval=2) as bar:
         for shard in pending:
-            rows: list[np.ndarray] = []
-            while sum(map(len, rows)) < len(shard.views):
-                assigned, fell_back = label_batch(teacher, next(incoming))
-                rows.append(assigned)
+            parts: list[dict[str, np.ndarray]] = []
+            done = 0
+            while done < len(shard.views):
+                rows, fell_back = label_batch(teacher, next(incoming), soft)
+                parts.append(rows)
                 fallbacks += fell_back
-                bar.update(len(assigned))
-            writer.write(shard, np.concatenate(rows))
+                done += len(rows[ASSIGNED_GT])
+                bar.update(len(rows[ASSIGNED_GT]))
+            writer.write(
+                shard, {name: np.concatenate([rows[name] for rows in parts]) for name in rows}
+            )
     return time.perf_counter() - started, fallbacks
 
 
@@ -218,6 +240,10 @@ def _report(
         learnt = assigned[assigned != BACKGROUND]
         positives += len(learnt)
         objects += len(np.unique(learnt))
+    sizes = {
+        name: sum(f.stat().st_size for f in path.glob(f"buckets/*/{name}/**/*") if f.is_file())
+        for name in (ASSIGNED_GT, *SOFT_ARRAYS)
+    }
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     return {
         "images": images,
@@ -227,6 +253,7 @@ def _report(
         "views_per_second": None if seconds_per_view is None else 1 / seconds_per_view,
         "bytes_on_disk": size,
         "bytes_per_view": size / views,
+        "bytes_per_view_by_array": {name: size / views for name, size in sizes.items() if size},
         "objects_with_positives": objects,
         "positives_per_object": positives / max(objects, 1),
     }

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pipeline.params import Labels
+
 TAIL = 0
 """The code of a probability in the tail."""
 
@@ -63,3 +65,23 @@ class Coding:
         """The largest difference between a probability of at least `cut` and its decoding."""
         values = self.values().double()[1:]
         return float(values.diff().max() / 2) + 1e-6
+
+
+@dataclass(frozen=True)
+class SoftSettings:
+    """How soft scores are stored.
+
+    Attributes:
+        scores: the coding of class probabilities.
+        min_iou: boxes are kept where they overlap an object by more than this.
+    """
+
+    scores: Coding
+    min_iou: float
+
+    @classmethod
+    def of(cls, labels: Labels) -> "SoftSettings | None":
+        """From the section `labels`; None where no soft scores are wanted."""
+        if not labels.soft:
+            return None
+        return cls(Coding(**labels.scores.model_dump()), labels.min_iou)

@@ -11,13 +11,34 @@ from mmdet.models.detectors import PAA
 from mmdet.models.utils import levels_to_images
 from torch import Tensor
 
-from pipeline.assignment.paa import BACKGROUND, TOP_K, find_candidates, select_positives
+from pipeline.assignment.paa import (
+    BACKGROUND,
+    TOP_K,
+    best_overlap,
+    find_candidates,
+    select_positives,
+)
 from pipeline.coco import Objects
 from pipeline.detector import prior_grid
 from pipeline.errors import UserError
 from pipeline.views import Shape
 
 _RULE = {"pos_iou_thr": 0.1, "neg_iou_thr": 0.1, "min_pos_iou": 0}
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a teacher's head says of a batch.
+
+    Attributes:
+        scores: (B, P, C) class logits.
+        deltas: (B, P, 4) encoded boxes.
+        iou: (B, P) logits of the IoU branch.
+    """
+
+    scores: Tensor
+    deltas: Tensor
+    iou: Tensor
 
 
 @dataclass(frozen=True)
@@ -31,6 +52,23 @@ class Assignment:
 
     objects: Tensor
     fallbacks: int
+
+
+@dataclass(frozen=True)
+class Beliefs:
+    """A teacher's soft scores for a batch; the last three are 0 where no box is kept.
+
+    Attributes:
+        probabilities: (B, P, C) of the classes.
+        overlap: (B, P) best IoU of the decoded box with an object.
+        boxes: (B, P, 4) left, top, right, bottom from the prior's centre, in strides.
+        iou: (B, P) probability of the IoU branch.
+    """
+
+    probabilities: Tensor
+    overlap: Tensor
+    boxes: Tensor
+    iou: Tensor
 
 
 class Teacher:
@@ -65,30 +103,26 @@ class Teacher:
             )
 
     @torch.inference_mode()
-    def assign(self, images: Tensor, objects: Sequence[Objects], padded: Shape) -> Assignment:
-        """The label assignment of a batch of views with the same padded size.
+    def forward(self, images: Tensor) -> Outputs:
+        """Run the network.
 
         Args:
             images: (B, 3, H, W) float32, normalised and padded.
+        """
+        outputs = self.head(self.detector.extract_feat(images))
+        scores, deltas, iou = (torch.stack(levels_to_images(levels)) for levels in outputs)
+        return Outputs(scores, deltas, iou[..., 0])
+
+    @torch.inference_mode()
+    def assign(self, outputs: Outputs, objects: Sequence[Objects], padded: Shape) -> Assignment:
+        """The label assignment of a batch of views with the same padded size.
+
+        Args:
+            outputs: of the head.
             objects: of each view, all objects in file order; boxes in pixels of the view.
             padded: (H, W).
         """
-        outputs = self.detector.bbox_head(self.detector.extract_feat(images))
-        scores, deltas = (torch.stack(levels_to_images(levels)) for levels in outputs[:2])
-        return self.assign_from_outputs(scores, deltas, objects, padded)
-
-    def assign_from_outputs(
-        self, scores: Tensor, deltas: Tensor, objects: Sequence[Objects], padded: Shape
-    ) -> Assignment:
-        """The label assignment that follows from the outputs of the head.
-
-        Args:
-            scores: (B, P, C) class logits.
-            deltas: (B, P, 4) encoded boxes.
-            objects: as in `assign`.
-            padded: (H, W) of the views.
-        """
-        device = scores.device
+        device = outputs.scores.device
         boxes, labels, present = (part.to(device) for part in _pad(objects))
         priors = self.grid.boxes(padded, device)
         candidate = find_candidates(priors, boxes, present)
@@ -97,8 +131,8 @@ class Teacher:
             return Assignment(candidate, 0)
         taken = candidate[image, prior]
         costs = self._costs(
-            scores[image, prior],
-            deltas[image, prior],
+            outputs.scores[image, prior],
+            outputs.deltas[image, prior],
             priors[prior],
             labels[image, taken],
             boxes[image, taken],
@@ -111,6 +145,36 @@ class Teacher:
         )
         candidate[image, prior] = torch.where(positives.chosen, taken, BACKGROUND)
         return Assignment(candidate, len(positives.fallbacks))
+
+    @torch.inference_mode()
+    def believe(
+        self, outputs: Outputs, objects: Sequence[Objects], padded: Shape, min_iou: float
+    ) -> Beliefs:
+        """The soft scores of a batch of views with the same padded size.
+
+        Args:
+            outputs: of the head.
+            objects: as in `assign`; crowds do not count.
+            padded: (H, W).
+            min_iou: boxes are kept where they overlap an object by more than this.
+        """
+        device = outputs.scores.device
+        boxes, _, present = (part.to(device) for part in _pad(objects))
+        priors = self.grid.boxes(padded, device)
+        decoded = self.head.bbox_coder.decode(
+            priors.repeat(len(objects), 1), outputs.deltas.flatten(0, 1)
+        ).view_as(outputs.deltas)
+        overlap = best_overlap(decoded, boxes, present)
+        kept = overlap > min_iou
+        centres = (priors[:, :2] + priors[:, 2:]) / 2
+        strides = torch.tensor(self.grid.strides, device=device)[self.grid.levels(padded, device)]
+        sides = torch.cat([centres - decoded[..., :2], decoded[..., 2:] - centres], -1)
+        return Beliefs(
+            probabilities=outputs.scores.sigmoid(),
+            overlap=overlap * kept,
+            boxes=sides / strides[:, None] * kept[..., None],
+            iou=outputs.iou.sigmoid() * kept,
+        )
 
     def _costs(
         self, scores: Tensor, deltas: Tensor, priors: Tensor, labels: Tensor, boxes: Tensor

@@ -41,6 +41,24 @@ def overlaps(boxes: Tensor, priors: Tensor) -> Tensor:
     return shared.div_((box_areas + prior_areas - shared).clamp_(min=1e-6))
 
 
+def best_overlap(predicted: Tensor, boxes: Tensor, present: Tensor) -> Tensor:
+    """The highest IoU of each predicted box with an object of its image.
+
+    Args:
+        predicted: (B, P, 4).
+        boxes: (B, M, 4), anything where not present.
+        present: (B, M) bool.
+
+    Returns:
+        (B, P), 0 for an image without objects.
+    """
+    best = predicted.new_zeros(predicted.shape[:2])
+    for image, (mine, there) in enumerate(zip(boxes, present, strict=True)):
+        if there.any():
+            best[image] = overlaps(mine[None, there], predicted[image])[0].amax(0)
+    return best
+
+
 def find_candidates(priors: Tensor, boxes: Tensor, present: Tensor) -> Tensor:
     """The object that each prior may learn: mmdet's `MaxIoUAssigner` with PAA's settings.
 

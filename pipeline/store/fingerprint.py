@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from pipeline.dataset import DataInfo
@@ -12,9 +13,9 @@ from pipeline.views import View
 Fingerprint = dict[str, Any]
 
 
-def digest(fingerprint: Fingerprint) -> str:
-    """sha256 of the fingerprint as JSON with sorted keys."""
-    text = json.dumps(fingerprint, sort_keys=True, separators=(",", ":"))
+def digest(values: Fingerprint) -> str:
+    """sha256 of nested plain values as JSON with sorted keys."""
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -60,4 +61,12 @@ def label_parts(
         "views": [{"scale": list(view.scale), "flip": view.flip} for view in plan],
         "priors": {"strides": list(grid.strides), "scale": grid.scale},
         "padding": {"pad_size_divisor": pad_size_divisor},
+    }
+
+
+def metadata_digests(path: Path) -> dict[str, str]:
+    """sha256 of each metadata file below a store's root, by its place."""
+    return {
+        file.relative_to(path).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(path.glob("*/**/zarr.json"))
     }

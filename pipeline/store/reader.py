@@ -1,74 +1,139 @@
 """Reading a label store."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import zarr
-from zarr.errors import GroupNotFoundError
 
 from pipeline.errors import UserError
-from pipeline.store.fingerprint import Fingerprint, differences
+from pipeline.quantise import Coding
+from pipeline.store.fingerprint import Fingerprint, differences, digest, metadata_digests
 from pipeline.store.schema import (
+    ASSIGNED_GT,
     FORMAT_VERSION,
     MISSING,
+    SOFT_ARRAYS,
     VIEW_COLUMNS,
     Bucket,
     StoreLayout,
 )
-from pipeline.store.shard import CorruptShardError, ShardedRows
+from pipeline.store.shard import CorruptShardError, ShardedRows, ZarrRows
+
+AGAIN = "make it again with `lad labels --replace`"
+
+
+@dataclass(frozen=True, eq=False)
+class SoftScores:
+    """The teacher's soft scores for a view with P priors; `Coding.decode` makes probabilities.
+
+    Attributes:
+        codes: (P, C) uint8 codes of class probabilities.
+        tail_mean: (C,) float16.
+        overlap: (P,) float16, best IoU of the teacher's box with an object, 0 where not stored.
+        boxes: (P, 4) float16, left, top, right, bottom from the prior's centre in strides.
+        iou: (P,) float16, the teacher's IoU prediction.
+    """
+
+    codes: npt.NDArray[np.uint8]
+    tail_mean: npt.NDArray[np.float16]
+    overlap: npt.NDArray[np.float16]
+    boxes: npt.NDArray[np.float16]
+    iou: npt.NDArray[np.float16]
 
 
 class LabelStore:
-    """The assignments of all views, read view by view; picklable, safe after fork.
+    """The labels of all views, read view by view; picklable, safe after fork.
 
     A view is named by its place in the view table: `image * len(plan) + view`, with images in
     the order of the annotation file.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | str) -> None:
         """Open a store.
 
+        Args:
+            path: a folder, or a URL that fsspec knows (`s3://...`), read through zarr-python.
+
         Raises:
-            UserError: there is no store, or it is of a format version unknown here.
+            UserError: there is no store, it is of a format version unknown here, or what
+                describes it is damaged.
         """
-        self.path = path
+        self.remote = "://" in str(path)
+        self.path = path if self.remote else Path(path)
         try:
-            group = zarr.open_group(path, mode="r")
-        except (FileNotFoundError, GroupNotFoundError):
+            group = zarr.open_group(str(path), mode="r", zarr_format=3)
+            attributes: dict[str, Any] = dict(group.attrs)
+        except FileNotFoundError:
             raise UserError(f"there is no label store at {path}; run `lad labels`") from None
-        attributes: dict[str, Any] = dict(group.attrs)
+        except Exception as error:  # a damaged zarr.json makes zarr raise anything
+            raise UserError(f"the store {path} is damaged: zarr.json: {error}; {AGAIN}") from None
         version = attributes.get("format_version")
         if version != FORMAT_VERSION:
             raise UserError(
-                f"the store {path} has format version {version}, expected {FORMAT_VERSION}; "
-                "make it again with `lad labels --replace`"
+                f"the store {path} has format version {version}, expected {FORMAT_VERSION}; {AGAIN}"
             )
+        self._check_metadata(attributes)
         self.fingerprint: Fingerprint = attributes["fingerprint"]
-        self.layout = StoreLayout(
-            buckets=tuple(
-                Bucket(tuple(b["padded"]), b["rows"], b["priors"]) for b in attributes["buckets"]
-            ),
-            table={name: np.asarray(group[f"views/{name}"]) for name in VIEW_COLUMNS},
-            shard_rows=attributes["shard_rows"],
+        coding = self.fingerprint["coding"]
+        self.coding = Coding(**coding["scores"]) if coding else None
+        buckets = tuple(
+            Bucket(tuple(b["padded"]), b["rows"], b["priors"]) for b in attributes["buckets"]
         )
-        self._complete = [
-            np.asarray(group[f"buckets/{bucket.name}/complete"]) for bucket in self.layout.buckets
+        self.layout = StoreLayout(
+            buckets=buckets,
+            table={name: self._whole(group, f"views/{name}") for name in VIEW_COLUMNS},
+            shard_rows=attributes["shard_rows"],
+            soft_classes=attributes["soft_classes"],
+        )
+        self.complete = [self._whole(group, f"buckets/{b.name}/complete") for b in buckets]
+        self._rows = [
+            {
+                name: self._open_rows(group, f"buckets/{bucket.name}/{name}", spec.row, spec.dtype)
+                for name, spec in bucket.arrays(self.layout.soft_classes).items()
+            }
+            for bucket in buckets
         ]
-        self._assigned = [
-            ShardedRows(
-                path / "buckets" / bucket.name / "assigned_gt",
-                self.layout.shard_rows,
-                bucket.priors,
-                "int16",
+
+    def _check_metadata(self, attributes: dict[str, Any]) -> None:
+        described = {key: value for key, value in attributes.items() if key != "digest"}
+        if attributes.get("digest") != digest(described):
+            raise UserError(
+                f"the store {self.path} is damaged: the attributes in zarr.json are not those "
+                f"that were written; {AGAIN}"
             )
-            for bucket in self.layout.buckets
-        ]
+        if self.remote:
+            return
+        lines = differences(attributes["metadata"], metadata_digests(Path(self.path)))
+        if lines:
+            raise UserError(
+                f"the store {self.path} is damaged: {lines[0].partition(':')[0]} is not what was "
+                f"written; {AGAIN}"
+            )
+
+    def _whole(self, group: zarr.Group, name: str) -> npt.NDArray:
+        try:
+            return np.asarray(group[name])
+        except Exception as error:  # codecs and file systems raise anything
+            raise UserError(f"the store {self.path} is damaged: {name}: {error}; {AGAIN}") from None
+
+    def _open_rows(
+        self, group: zarr.Group, name: str, row: tuple[int, ...], dtype: str
+    ) -> ShardedRows | ZarrRows:
+        if self.remote:
+            array = group[name]
+            assert isinstance(array, zarr.Array)
+            return ZarrRows(array)
+        return ShardedRows(Path(self.path) / name, self.layout.shard_rows, row, dtype)
+
+    def __len__(self) -> int:
+        return len(self.layout.table["row"])
 
     def missing_shards(self) -> int:
         """The number of shards that are not complete."""
-        return sum(int((flags != 1).sum()) for flags in self._complete)
+        return sum(int((flags != 1).sum()) for flags in self.complete)
 
     def require_complete(self) -> None:
         """Refuse a store that a teacher pass has not finished.
@@ -78,7 +143,7 @@ class LabelStore:
         """
         missing = self.missing_shards()
         if missing:
-            total = sum(len(flags) for flags in self._complete)
+            total = sum(len(flags) for flags in self.complete)
             raise UserError(
                 f"the store {self.path} lacks {missing} of {total} shards; "
                 "run `lad labels` to continue it"
@@ -117,19 +182,35 @@ class LabelStore:
         Raises:
             UserError: the row is damaged or was never written.
         """
-        bucket = self.layout.table["bucket"][view]
-        try:
-            values = self._assigned[bucket].read(int(self.layout.table["row"][view]))
-        except CorruptShardError as error:
-            raise UserError(self._damaged("assigned_gt", view, str(error))) from None
+        values = self._read(ASSIGNED_GT, view)
         if values.min() <= MISSING:
-            raise UserError(self._damaged("assigned_gt", view, "it was never written"))
+            raise UserError(self._damaged(ASSIGNED_GT, view, "it was never written"))
         return values
+
+    def soft(self, view: int) -> SoftScores:
+        """The soft scores of the view.
+
+        Raises:
+            UserError: the store has none, or a row is damaged or was never written.
+        """
+        if not self.layout.soft_classes:
+            raise UserError(
+                f"the store {self.path} holds no soft scores; set labels.soft: true and "
+                "run `lad labels --replace`"
+            )
+        return SoftScores(*(self._read(name, view) for name in SOFT_ARRAYS))
+
+    def _read(self, name: str, view: int) -> npt.NDArray:
+        table = self.layout.table
+        try:
+            return self._rows[table["bucket"][view]][name].read(int(table["row"][view]))
+        except CorruptShardError as error:
+            raise UserError(self._damaged(name, view, str(error))) from None
 
     def _damaged(self, array: str, view: int, what: str) -> str:
         table = self.layout.table
         return (
             f"the store {self.path} is damaged: {array} of view {table['view'][view]} of image "
             f"{table['image_id'][view]} (bucket {self.layout.buckets[table['bucket'][view]].name}):"
-            f" {what}; make it again with `lad labels --replace`"
+            f" {what}; {AGAIN}"
         )

@@ -38,6 +38,25 @@ VIEW_COLUMNS = {
 }
 
 
+ASSIGNED_GT = "assigned_gt"
+SOFT_ARRAYS = ("cls_scores", "tail_mean", "overlap", "boxes", "iou")
+
+
+@dataclass(frozen=True)
+class RowArray:
+    """An array with one chunk a row.
+
+    Attributes:
+        dtype: of its entries.
+        row: shape of a row.
+        fill: what a row holds that was never written.
+    """
+
+    dtype: str
+    row: tuple[int, ...]
+    fill: int
+
+
 @dataclass(frozen=True)
 class Bucket:
     """All views with the same padded size.
@@ -60,6 +79,23 @@ class Bucket:
     def shards(self, shard_rows: int) -> int:
         """The number of shards that hold the bucket's rows."""
         return -(-self.rows // shard_rows)
+
+    def arrays(self, soft_classes: int) -> dict[str, RowArray]:
+        """The bucket's arrays by name; those of soft scores only where there are any.
+
+        Args:
+            soft_classes: number of classes that have scores, 0 for a store without.
+        """
+        arrays = {ASSIGNED_GT: RowArray("int16", (self.priors,), MISSING)}
+        if soft_classes:
+            arrays |= {
+                "cls_scores": RowArray("uint8", (self.priors, soft_classes), 255),
+                "tail_mean": RowArray("float16", (soft_classes,), -1),
+                "overlap": RowArray("float16", (self.priors,), -1),
+                "boxes": RowArray("float16", (self.priors, 4), -1),
+                "iou": RowArray("float16", (self.priors,), -1),
+            }
+        return arrays
 
 
 @dataclass(frozen=True)
@@ -85,11 +121,13 @@ class StoreLayout:
         buckets: in order of height and width.
         table: the columns of `views/` by name, each (V,).
         shard_rows: rows in a shard.
+        soft_classes: number of classes that have soft scores, 0 for a store without.
     """
 
     buckets: tuple[Bucket, ...]
     table: dict[str, npt.NDArray]
     shard_rows: int
+    soft_classes: int
 
     def shards(self) -> Iterator[Shard]:
         """All shards, bucket after bucket."""
@@ -106,6 +144,7 @@ def plan_store(
     grid: PriorGrid,
     divisor: int,
     shard_rows: int,
+    soft_classes: int,
 ) -> StoreLayout:
     """Sort every view of every image into buckets and rows.
 
@@ -115,6 +154,7 @@ def plan_store(
         grid: the priors of teacher and students.
         divisor: padded sides are multiples of it.
         shard_rows: rows in a shard.
+        soft_classes: number of classes that have soft scores, 0 for a store without.
 
     Raises:
         UserError: an image has more objects than int16 can count.
@@ -154,4 +194,5 @@ def plan_store(
         ),
         table={name: table[name].astype(dtype) for name, dtype in VIEW_COLUMNS.items()},
         shard_rows=shard_rows,
+        soft_classes=soft_classes,
     )

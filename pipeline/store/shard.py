@@ -1,15 +1,18 @@
-"""Reading one row of a sharded Zarr v3 array on a local disk: one pread, one decode.
+"""Reading one row of a sharded Zarr v3 array: on a local disk one pread and one decode.
 
 Follows the sharding-indexed codec of the Zarr v3 specification for the arrays that the writer
 makes: chunks of one row, the index (offset, length per chunk, then its crc32c) at the file's end.
 """
 
+import math
 import os
 from pathlib import Path
+from typing import Any
 
 import google_crc32c
 import numpy as np
 import numpy.typing as npt
+import zarr
 from numcodecs import Zstd
 
 _ABSENT = (1 << 64) - 1
@@ -20,32 +23,36 @@ class CorruptShardError(Exception):
 
 
 class ShardedRows:
-    """Rows of a 2-D sharded array; safe after fork, as it keeps no open file.
+    """Rows of a sharded array on a local disk; safe after fork, as it keeps no open file.
 
     Args:
         folder: the array's folder.
         shard_rows: rows in a shard.
-        columns: entries in a row.
+        row: shape of a row.
         dtype: little-endian type of the entries.
     """
 
-    def __init__(self, folder: Path, shard_rows: int, columns: int, dtype: npt.DTypeLike) -> None:
+    def __init__(
+        self, folder: Path, shard_rows: int, row: tuple[int, ...], dtype: npt.DTypeLike
+    ) -> None:
         self.folder = folder
         self.shard_rows = shard_rows
-        self.columns = columns
+        self.row = row
         self.dtype = np.dtype(dtype).newbyteorder("<")
+        self._bytes = math.prod(row) * self.dtype.itemsize
+        self._tail = "/".join(["0"] * len(row))
         self._indexes: dict[int, npt.NDArray[np.uint64]] = {}
         self._zstd = Zstd()
 
     def read(self, row: int) -> npt.NDArray:
-        """The row, (columns,), read-only.
+        """The row, read-only.
 
         Raises:
             CorruptShardError: the row was never written, or its bytes are not what was written.
         """
         number, chunk = divmod(row, self.shard_rows)
         try:
-            file = os.open(self.folder / "c" / str(number) / "0", os.O_RDONLY)
+            file = os.open(f"{self.folder}/c/{number}/{self._tail}", os.O_RDONLY)
         except OSError as error:
             raise CorruptShardError(f"shard {number} can't be opened: {error.strerror}") from None
         try:
@@ -60,14 +67,14 @@ class ShardedRows:
         if len(data) != length:
             raise CorruptShardError(f"shard {number} ends inside row {row}")
         try:
-            values = np.frombuffer(self._zstd.decode(data), self.dtype)
+            values = self._zstd.decode(data)
         except (RuntimeError, ValueError) as error:
             raise CorruptShardError(f"row {row} of shard {number}: {error}") from None
-        if len(values) != self.columns:
+        if len(values) != self._bytes:
             raise CorruptShardError(
-                f"row {row} of shard {number} has {len(values)} entries, expected {self.columns}"
+                f"row {row} of shard {number} has {len(values)} bytes, expected {self._bytes}"
             )
-        return values
+        return np.frombuffer(values, self.dtype).reshape(self.row)
 
     def _read_index(self, file: int, number: int) -> npt.NDArray[np.uint64]:
         size = self.shard_rows * 16 + 4
@@ -78,3 +85,25 @@ class ShardedRows:
         if google_crc32c.value(data[:-4]) != int.from_bytes(data[-4:], "little"):
             raise CorruptShardError(f"the index of shard {number} has a wrong checksum")
         return np.frombuffer(data[:-4], "<u8").reshape(-1, 2)
+
+
+class ZarrRows:
+    """The same rows through zarr-python, for stores that are not on a local disk.
+
+    Args:
+        array: the sharded array.
+    """
+
+    def __init__(self, array: zarr.Array[Any]) -> None:
+        self.array = array
+
+    def read(self, row: int) -> npt.NDArray:
+        """The row.
+
+        Raises:
+            CorruptShardError: its bytes are not what was written.
+        """
+        try:
+            return np.asarray(self.array[row])
+        except Exception as error:  # codecs and file systems raise anything
+            raise CorruptShardError(f"row {row}: {error}") from None

@@ -1,18 +1,18 @@
 """Writing a label store, shard by shard."""
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import zarr
 from zarr.codecs import BytesCodec, ZstdCodec
 
-from pipeline.store.fingerprint import Fingerprint, digest
-from pipeline.store.schema import FORMAT_VERSION, MISSING, Shard, StoreLayout
+from pipeline.store.fingerprint import Fingerprint, digest, metadata_digests
+from pipeline.store.schema import FORMAT_VERSION, Shard, StoreLayout
 
 COMPRESSION = ZstdCodec(level=3, checksum=True)
 
@@ -28,6 +28,9 @@ class StoreWriter:
         self.path = path
         self.layout = layout
         self.group = zarr.open_group(path, mode="r+")
+        # What zarr was writing when a run was killed.
+        for left_over in path.rglob("*.partial"):
+            left_over.unlink()
 
     @classmethod
     def create(cls, path: Path, layout: StoreLayout, fingerprint: Fingerprint) -> "StoreWriter":
@@ -36,36 +39,46 @@ class StoreWriter:
         shutil.rmtree(building, ignore_errors=True)
         building.parent.mkdir(parents=True, exist_ok=True)
         group = zarr.open_group(building, mode="w", zarr_format=3)
-        group.attrs.update(_attributes(layout, fingerprint))
-        views = group.create_group("views")
-        for name, column in layout.table.items():
-            array = views.create_array(
-                name, shape=column.shape, dtype=column.dtype, chunks=(1 << 16,),
-                compressors=COMPRESSION, fill_value=0, config={"write_empty_chunks": True},
-            )  # fmt: skip
-            array[:] = column
-        buckets = group.create_group("buckets")
-        for bucket in layout.buckets:
-            place = buckets.create_group(bucket.name)
-            place.create_array(
-                "assigned_gt",
-                shape=(bucket.rows, bucket.priors),
-                dtype="int16",
-                chunks=(1, bucket.priors),
-                shards=(layout.shard_rows, bucket.priors),
-                serializer=BytesCodec(endian="little"),
-                compressors=COMPRESSION,
-                fill_value=MISSING,
-            )
-            place.create_array(
-                "complete",
-                shape=(bucket.shards(layout.shard_rows),),
-                dtype="uint8",
-                chunks=(1,),
-                compressors=COMPRESSION,
-                fill_value=0,
-            )
+        with zarr.config.set({"array.write_empty_chunks": True}):
+            views = group.create_group("views")
+            for name, column in layout.table.items():
+                array = views.create_array(
+                    name,
+                    shape=column.shape,
+                    dtype=column.dtype,
+                    chunks=(1 << 16,),
+                    compressors=COMPRESSION,
+                    fill_value=0,
+                )
+                array[:] = column
+            buckets = group.create_group("buckets")
+            for bucket in layout.buckets:
+                place = buckets.create_group(bucket.name)
+                for name, spec in bucket.arrays(layout.soft_classes).items():
+                    place.create_array(
+                        name,
+                        shape=(bucket.rows, *spec.row),
+                        dtype=spec.dtype,
+                        chunks=(1, *spec.row),
+                        shards=(layout.shard_rows, *spec.row),
+                        serializer=BytesCodec(endian=None if spec.dtype == "uint8" else "little"),
+                        compressors=COMPRESSION,
+                        fill_value=spec.fill,
+                    )
+                complete = place.create_array(
+                    "complete",
+                    shape=(bucket.shards(layout.shard_rows),),
+                    dtype="uint8",
+                    chunks=(1,),
+                    compressors=COMPRESSION,
+                    fill_value=0,
+                )
+                complete[:] = 0
+        group.attrs.update(_attributes(building, layout, fingerprint))
+        for file in (building, *building.rglob("*")):
+            _sync(file)
         building.rename(path)
+        _sync(path.parent)
         return cls(path, layout)
 
     def _array(self, shard: Shard, name: str) -> zarr.Array[Any]:
@@ -75,34 +88,62 @@ class StoreWriter:
 
     def pending(self) -> Iterator[Shard]:
         """The shards that are not complete."""
+        flags = [
+            self.group[f"buckets/{bucket.name}/complete"][:]  # type: ignore[index]
+            for bucket in self.layout.buckets
+        ]
         for shard in self.layout.shards():
-            if not self._array(shard, "complete")[shard.number]:
+            if flags[shard.bucket][shard.number] != 1:  # type: ignore[index]
                 yield shard
 
-    def write(self, shard: Shard, assigned: npt.NDArray[np.int16]) -> None:
-        """Write a shard and flag it complete.
+    def write(self, shard: Shard, rows: dict[str, npt.NDArray]) -> None:
+        """Write a shard, wait until it is on the disk, and flag it complete.
 
         Args:
             shard: which rows.
-            assigned: (n, P) index of the object of each prior, or `BACKGROUND`.
+            rows: what to write by array name, each (n, ...); see `pipeline.store.schema`.
         """
-        array = self._array(shard, "assigned_gt")
-        # zarr reads the shard that is there before it writes; a torn one would raise.
-        torn = self.path / array.path / "c" / str(shard.number) / "0"
-        torn.unlink(missing_ok=True)
+        bucket = self.layout.buckets[shard.bucket]
+        expected = bucket.arrays(self.layout.soft_classes)
+        assert rows.keys() == expected.keys(), (rows.keys(), expected.keys())
         start = shard.number * self.layout.shard_rows
-        array[start : start + len(assigned)] = assigned
-        self._array(shard, "complete")[shard.number] = 1
+        with zarr.config.set({"array.write_empty_chunks": True}):
+            for name, values in rows.items():
+                assert values.shape == (len(shard.views), *expected[name].row), name
+                array = self._array(shard, name)
+                folder = self.path / array.path / "c" / str(shard.number)
+                file = folder.joinpath(*["0"] * len(expected[name].row))
+                # zarr reads the shard that is there before it writes; a torn one would raise.
+                file.unlink(missing_ok=True)
+                array[start : start + len(values)] = values
+                for written in (file, *file.parents[: len(expected[name].row) + 1]):
+                    _sync(written)
+            complete = self._array(shard, "complete")
+            complete[shard.number] = 1
+        flag = self.path / complete.path / "c" / str(shard.number)
+        for written in (flag, flag.parent):
+            _sync(written)
 
 
-def _attributes(layout: StoreLayout, fingerprint: Fingerprint) -> dict[str, Any]:
+def _attributes(path: Path, layout: StoreLayout, fingerprint: Fingerprint) -> dict[str, Any]:
     attributes = {
         "format_version": FORMAT_VERSION,
         "fingerprint": fingerprint,
-        "digest": digest(fingerprint),
         "shard_rows": layout.shard_rows,
+        "soft_classes": layout.soft_classes,
         "buckets": [
             {"padded": list(b.padded), "rows": b.rows, "priors": b.priors} for b in layout.buckets
         ],
+        "metadata": metadata_digests(path),
     }
-    return json.loads(json.dumps(attributes))  # type: ignore[no-any-return]
+    attributes = json.loads(json.dumps(attributes))
+    return attributes | {"digest": digest(attributes)}
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
