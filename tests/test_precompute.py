@@ -276,3 +276,15 @@ def test_a_teacher_of_other_classes_is_refused(project) -> None:
     file.write_text(json.dumps(content))
     with pytest.raises(UserError, match="knows 10 classes, the data set has 9"):
         precompute_labels(project.params, project.paths, replace=False)
+
+
+def test_a_config_of_mmdets_zoo_is_a_teacher_config() -> None:
+    import mmdet
+
+    from pipeline.detector import build_detector, load_model_config, prior_grid, without_downloads
+
+    file = Path(mmdet.__file__).parent / ".mim/configs/paa/paa_r50_fpn_1x_coco.py"
+    model = load_model_config(file, num_classes=3)
+    head = build_detector(without_downloads(model)).bbox_head
+    assert head.num_classes == 3
+    assert prior_grid(head).count((800, 1344)) == 22_400
