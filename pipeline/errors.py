@@ -6,3 +6,7 @@ class UserError(ValueError):
 
     The message names what is wrong, where, what was expected and found, and the remedy.
     """
+
+    def __str__(self) -> str:
+        # A loader process hands on an error as its traceback, which ends with the message.
+        return super().__str__().rpartition(f"{__name__}.UserError: ")[2].rstrip()

@@ -2,6 +2,7 @@
 
 import pipeline.mmcv_ops  # noqa: F401
 
+import shutil
 from typing import Any
 
 from pipeline.checkpoint import save_model
@@ -59,4 +60,5 @@ def train_student(name: str, params: Params, paths: Paths) -> dict[str, Any]:
     )
     record = {"name": name, "method": student.method, "config": student.config} | cost
     save_model(paths.model(name), model, state, record)
+    shutil.rmtree(paths.run(name))
     return record

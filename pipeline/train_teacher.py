@@ -2,6 +2,7 @@
 
 import pipeline.mmcv_ops  # noqa: F401
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -43,4 +44,5 @@ def make_teacher(params: Params, paths: Paths) -> dict[str, Any]:
         )
         record = {"name": "teacher", "method": "paa", "config": settings.config} | cost
     save_model(paths.teacher, model, state, record)
+    shutil.rmtree(paths.run("teacher"), ignore_errors=True)
     return record

@@ -80,7 +80,8 @@ def train(
         training: epochs, optimiser, seed and so on.
         plan: the views that images show.
         data: the data set; its training images are used.
-        run_folder: keeps checkpoints while the training runs.
+        run_folder: keeps checkpoints while the training runs; for the caller to remove once the
+            result is saved.
         label_transforms: what attaches cached labels to a sample.
         meta_keys: the keys that they add.
         labels_digest: which labels those are.
@@ -94,6 +95,7 @@ def train(
     if training.amp and not torch.cuda.is_available():
         raise UserError("training.amp: mixed precision needs a GPU, and there is none here")
     decides_result = {
+        "code": _code_digest(),
         "model": model.to_dict(),
         "training": training.model_dump(exclude={"workers", "checkpoint_every"}),
         "views": repr(plan),
@@ -141,6 +143,14 @@ def train(
     runner.train()
     state = {key: value.detach().cpu() for key, value in runner.model.state_dict().items()}
     return state, _record(runner, training)
+
+
+def _code_digest() -> str:
+    """sha256 of this package: a training that was begun with other code is not continued."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def _start_or_continue(run_folder: Path, decides_result: dict[str, Any]) -> None:

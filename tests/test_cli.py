@@ -30,7 +30,7 @@ def run(project, monkeypatch, capsys, *arguments: str) -> tuple[int, str]:
         ("out/labels.zarr", ["student", "lad"], "no label store .* run `lad labels`"),
         (None, ["student", "ladd"], "no student 'ladd' .*did you mean 'lad'"),
         (None, ["evaluate", "lad"], "lad is missing; run `lad student lad`"),
-        (None, ["compare"], "training.json is missing; run `lad student paa`"),
+        (None, ["compare"], "training.json is missing; run `lad student"),
     ],
 )
 def test_a_mistake_is_one_message(

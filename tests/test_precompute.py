@@ -10,6 +10,7 @@ import pytest
 import tensorstore
 import torch
 import zarr
+from mmengine.logging import HistoryBuffer
 
 import pipeline.precompute
 from pipeline.coco import load_images, objects_digest
@@ -231,7 +232,11 @@ class TestTeacherCheckpoints:
 
     def test_of_a_runner(self, project) -> None:
         """mmengine saves its log history; with trust, such a checkpoint loads."""
-        (runner_checkpoint,) = project.paths.run("teacher").glob("epoch_6.pth")
+        runner_checkpoint = project.folder / "epoch_6.pth"
+        weights = torch.load(project.paths.teacher / "weights.pth", weights_only=True)
+        torch.save(
+            weights | {"message_hub": {"loss": HistoryBuffer([1.0], [1])}}, runner_checkpoint
+        )
         project.change(teacher={"checkpoint": str(runner_checkpoint)})
         with pytest.raises(UserError, match="HistoryBuffer.*trust_checkpoint"):
             make_teacher(project.params, project.paths)

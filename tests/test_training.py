@@ -39,7 +39,6 @@ def test_a_student_does_not_depend_on_its_workers(project) -> None:
     found = []
     for workers in (0, 2):
         project.change(training={"workers": workers, "epochs": 1})
-        shutil.rmtree(project.paths.run("lad"), ignore_errors=True)
         train_student("lad", project.params, project.paths)
         found.append(weights(project, "lad"))
     assert_equal_weights(*found)
@@ -52,7 +51,7 @@ def test_an_interrupted_training_continues_to_the_same_weights(
     train_student(method, project.params, project.paths)
     uninterrupted = weights(project, method)
     steps = json.loads((project.paths.model(method) / "training.json").read_text())["steps"]
-    shutil.rmtree(project.paths.run(method))
+    assert not project.paths.run(method).exists()
 
     class Interrupt(Hook):
         def after_train_iter(self, runner, *_, **__) -> None:
@@ -177,3 +176,12 @@ def test_mixed_precision_needs_a_gpu(project) -> None:
         pytest.skip("there is a GPU here")
     with pytest.raises(UserError, match="mixed precision needs a GPU"):
         train_student("lad", project.change(training={"amp": True}).params, project.paths)
+
+
+def test_an_error_in_a_loader_process_is_one_message(project) -> None:
+    for file in project.paths.labels.glob("buckets/*/assigned_gt/c/0/0"):
+        file.write_bytes(b"")
+    with pytest.raises(UserError) as error:
+        train_student("lad", project.change(training={"workers": 2}).params, project.paths)
+    assert str(error.value).startswith("the store ")
+    assert "Traceback" not in str(error.value)
