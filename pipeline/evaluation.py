@@ -76,7 +76,7 @@ def evaluate(name: str, params: Params, paths: Paths) -> dict[str, Any]:
             ),
             default_hooks=dict(logger=None, checkpoint=None),
             visualizer=dict(type="Visualizer", vis_backends=[]),
-            log_level="WARNING",
+            log_level="ERROR",
         )
         found = runner.test()
     # Where nothing at all was detected, CocoMetric says nothing.

@@ -137,7 +137,7 @@ def train(
         custom_hooks=[dict(type="ProgressHook", name=name)],
         randomness=dict(seed=training.seed),
         visualizer=dict(type="Visualizer", vis_backends=[]),
-        log_level="WARNING",
+        log_level="ERROR",
         resume=True,
     )
     runner.train()

@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+import warnings
 from pathlib import Path
 
 import click
@@ -61,6 +62,8 @@ def lad(ctx: click.Context, params_file: Path, out: Path) -> None:
 
 def main() -> None:
     """Run `lad`; a user's mistake ends with its message and exit status 1."""
+    # mmdet warns of its own deprecated code and of optional packages.
+    warnings.filterwarnings("ignore", module=r"mmdet\.")
     try:
         lad()
     except UserError as error:
