@@ -25,10 +25,12 @@ from pipeline.checkpoint import load_model
 from pipeline.dataset import load_data_info
 from pipeline.detector import build_detector, load_model_config, prior_grid, without_downloads
 from pipeline.errors import UserError
+from pipeline.methods import student_labels, student_model
 from pipeline.params import Params
 from pipeline.paths import Paths
-from pipeline.replay import ViewDataset, ViewSampler, view_pipeline
-from pipeline.students import ASSIGNED, CachedLAD, attach_labels, student_model
+from pipeline.replay import Attachments, ViewDataset, ViewSampler, view_pipeline
+from pipeline.store.reader import LabelStore
+from pipeline.students import CachedLAD, level_shapes_of
 from pipeline.training import optim_wrapper
 from pipeline.views import view_plan
 
@@ -46,9 +48,8 @@ class ConstantLAD(CachedLAD):
         key = batch_data_samples[0].metainfo["img_id"]
         features = self.extract_feat(batch_inputs)
         if key not in ready:
-            shapes = [(feature.shape[-2], feature.shape[-1]) for feature in features]
             ready[key] = self.bbox_head.cached_assignment(
-                batch_data_samples, shapes, batch_inputs.device
+                batch_data_samples, level_shapes_of(features), batch_inputs.device
             )
         losses: dict[str, Tensor] = self.bbox_head.loss(features, ready[key], batch_data_samples)
         return losses
@@ -80,22 +81,22 @@ def time_steps(name: str, params: Params, paths: Paths, repeats: int) -> StepTim
         UserError: the student is no cached one, or data, teacher or labels are missing.
     """
     student = params.student(name)
-    if student.method == "paa":
-        raise UserError(f"the student {name} learns without a store; name one with method lad")
+    if student.method != "lad":
+        raise UserError(f"the student {name} has the method {student.method}; name one with lad")
     data = load_data_info(paths)
     model = load_model_config(student.config, len(data.classes))
     training = params.student_training(name)
     grid = prior_grid(build_detector(without_downloads(model)).bbox_head)
-    attach = attach_labels(paths.labels, grid)
+    attach = student_labels(student, LabelStore(paths.labels), grid)
     dataset, plain = (
         ViewDataset(
             plan=view_plan(params.views),
             annotations=data.train.annotations,
             images=data.train.images_folder,
             classes=data.classes,
-            pipeline=view_pipeline(*labels, meta_keys=[ASSIGNED] if labels else []),
+            pipeline=view_pipeline(*labels.transforms, meta_keys=labels.meta_keys),
         )
-        for labels in (attach, [])
+        for labels in (attach, Attachments())
     )
     chosen = list(islice(ViewSampler(dataset, training.seed), BATCHES * training.batch_size))
     batches = [

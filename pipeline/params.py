@@ -138,10 +138,17 @@ class Labels(Section):
 
 
 class Student(Section):
-    """A network trained from the store (`lad`) or on its own (`paa`)."""
+    """A network trained from the store, or on its own (`paa`)."""
 
     config: str = Field(description="an mmdet config whose model is a PAA")
-    method: Literal["paa", "lad"]
+    method: Literal["paa", "lad", "soft", "solad"]
+    min_iou: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="soft, solad: the teacher's boxes count where they overlap an object by more; "
+        "null is the method's own, 0.1 and 0.5",
+    )
     training: Training = Field(
         Training(), description="what differs from the section `training`; the rest has no effect"
     )

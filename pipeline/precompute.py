@@ -4,41 +4,44 @@ import pipeline.mmcv_ops  # noqa: F401
 
 import fcntl
 import json
-import shutil
+import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from mmengine.config import ConfigDict
 from mmengine.dataset import pseudo_collate
-from mmengine.device import get_device
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from pipeline.assignment.paa import BACKGROUND
-from pipeline.checkpoint import load_model, weights_digest
-from pipeline.coco import Objects, load_images
-from pipeline.dataset import DataInfo, load_data_info
+from pipeline.coco import load_images
+from pipeline.dataset import load_data_info
 from pipeline.detector import preprocessing
 from pipeline.errors import UserError
+from pipeline.labelling import (
+    VERSIONS,
+    batches_of,
+    label_batch,
+    labels_fingerprint,
+    load_teacher,
+    view_dataset,
+)
 from pipeline.params import Params
 from pipeline.paths import Paths
 from pipeline.quantise import SoftSettings
-from pipeline.replay import ViewDataset, view_pipeline
-from pipeline.store.fingerprint import Fingerprint, label_parts
+from pipeline.store.fingerprint import Fingerprint, differences, digest
 from pipeline.store.reader import LabelStore
 from pipeline.store.schema import ASSIGNED_GT, SOFT_ARRAYS, Shard, StoreLayout, plan_store
-from pipeline.store.writer import StoreWriter
+from pipeline.store.verify import read_rows
+from pipeline.store.writer import StoreWriter, remove_store
 from pipeline.teacher import Teacher
-from pipeline.views import View, view_plan
-
-VERSIONS = ("torch", "torchvision", "onedl-mmdetection", "onedl-mmcv", "opencv-python-headless")
+from pipeline.views import view_plan
 
 
 def precompute_labels(params: Params, paths: Paths, replace: bool) -> dict[str, Any]:
@@ -50,190 +53,225 @@ def precompute_labels(params: Params, paths: Paths, replace: bool) -> dict[str, 
         replace: start a new store where there is one with another fingerprint.
 
     Returns:
-        The report: counts, seconds, sizes.
+        The report: counts, seconds of the whole pass, sizes.
 
     Raises:
         UserError: data or teacher are missing, the store that is there has another fingerprint,
-            or another process is writing it.
+            another process is writing it, or it can't be written.
     """
     data = load_data_info(paths)
-    detector, model = load_model(paths.teacher, "lad teacher")
-    if detector.bbox_head.num_classes != len(data.classes):
-        raise UserError(
-            f"the teacher in {paths.teacher} knows {detector.bbox_head.num_classes} classes, "
-            f"the data set has {len(data.classes)}: {', '.join(data.classes)}"
-        )
-    teacher = Teacher(detector.to(get_device()))
+    teacher, model = load_teacher(paths, data)
     plan = view_plan(params.views)
-    images = load_images(data.train.annotations)
+    soft = SoftSettings.of(params.labels)
     layout = plan_store(
-        images,
+        load_images(data.train.annotations),
         plan,
         teacher.grid,
         preprocessing(model)["pad_size_divisor"],
         params.labels.shard_rows,
-        len(data.classes) if params.labels.soft else 0,
+        len(data.classes) if soft else 0,
     )
-    fingerprint = labels_fingerprint(data, teacher, model, plan, SoftSettings.of(params.labels))
+    fingerprint = labels_fingerprint(data, teacher, model, plan, soft)
+    made_with: dict[str, Any] = {
+        "batch_size": params.labels.batch_size,
+        "workers": params.labels.workers,
+        "threads": torch.get_num_threads(),
+        "versions": {name: version(name) for name in VERSIONS},
+        "images": str(data.train.images_folder),
+        "teacher": str(paths.teacher),
+    }
     with _only_writer(paths.labels):
-        writer = _open_store(paths.labels, layout, fingerprint, replace)
+        writer, made_with = _open_store(paths.labels, layout, fingerprint, made_with, replace)
         pending = list(writer.pending())
-        seconds, fallbacks = _run(writer, pending, teacher, data, plan, params)
-    if not pending and paths.labels_report.is_file():
-        report: dict[str, Any] = json.loads(paths.labels_report.read_text())
-        return report
-    done = sum(len(shard.views) for shard in pending)
-    report = _report(paths.labels, len(images), len(plan), seconds / done if done else None)
-    report["fallback_objects"] = fallbacks
-    paths.labels_report.write_text(json.dumps(report, indent=1))
+        clock = _Clock(paths.labels_report, digest(fingerprint))
+        report = None if pending else clock.report()
+        if report is None:
+            # Rounding depends on what is in a batch: an unfinished store keeps its batches.
+            batches = [batches_of(shard, made_with["batch_size"]) for shard in pending]
+            loader: DataLoader[Any] = DataLoader(
+                view_dataset(data, plan),
+                batch_sampler=[batch for shard in batches for batch in shard],
+                num_workers=params.labels.workers,
+                collate_fn=pseudo_collate,
+            )
+            _run(writer, pending, teacher, soft, loader, clock)
+            report = _report(LabelStore(paths.labels), len(plan), clock.seconds_per_view())
+            with _writing(paths.labels_report):
+                report = clock.finish(report)
     return report
 
 
-def labels_fingerprint(
-    data: DataInfo,
-    teacher: Teacher,
-    model: ConfigDict,
-    plan: tuple[View, ...],
-    soft: SoftSettings | None,
-) -> Fingerprint:
-    """Everything that the labels depend on."""
-    divisor = preprocessing(model)["pad_size_divisor"]
-    return label_parts(data, plan, teacher.grid, divisor) | {
-        "teacher": {
-            "weights": weights_digest(teacher.detector.state_dict()),
-            "model": {part: model[part].to_dict() for part in ("backbone", "neck", "bbox_head")},
-        },
-        "preprocessing": preprocessing(model),
-        "coding": asdict(soft) if soft else None,
-        "assignment": model.train_cfg.to_dict(),
-        "numerics": {"device": teacher.device.type, "dtype": "float32"},
-        "versions": {name: version(name) for name in VERSIONS},
-    }
-
-
-def view_dataset(data: DataInfo, plan: tuple[View, ...]) -> ViewDataset:
-    """All views of the training images, with all their objects."""
-    return ViewDataset(
-        plan=plan,
-        annotations=data.train.annotations,
-        images=data.train.images_folder,
-        classes=data.classes,
-        pipeline=view_pipeline(dict(type="KeepObjects"), meta_keys=["objects"]),
-    )
-
-
-def label_batch(
-    teacher: Teacher, batch: dict[str, Any], soft: SoftSettings | None
-) -> tuple[dict[str, np.ndarray], int]:
-    """The rows of views with the same padded size.
-
-    Args:
-        teacher: decides.
-        batch: B collated items of `view_dataset`.
-        soft: how soft scores are stored, if at all.
-
-    Returns:
-        What to write by array name, each (B, ...), and the number of objects that fell back.
-    """
-    ready = teacher.detector.data_preprocessor(batch)
-    objects = [
-        Objects(
-            boxes=sample.metainfo["objects"]["boxes"].astype(np.float64),
-            labels=sample.metainfo["objects"]["labels"],
-            crowd=sample.metainfo["objects"]["crowd"],
-        )
-        for sample in ready["data_samples"]
-    ]
-    padded = tuple(ready["inputs"].shape[-2:])
-    outputs = teacher.forward(ready["inputs"])
-    assignment = teacher.assign(outputs, objects, padded)
-    rows = {ASSIGNED_GT: assignment.objects.to(torch.int16)}
-    if soft:
-        beliefs = teacher.believe(outputs, objects, padded, soft.min_iou)
-        rows["cls_scores"], rows["tail_mean"] = soft.scores.encode(beliefs.probabilities)
-        rows |= {name: getattr(beliefs, name).half() for name in ("overlap", "boxes", "iou")}
-    return {name: values.cpu().numpy() for name, values in rows.items()}, assignment.fallbacks
-
-
 def _open_store(
-    path: Path, layout: StoreLayout, fingerprint: Fingerprint, replace: bool
-) -> StoreWriter:
-    if not path.exists():
-        return StoreWriter.create(path, layout, fingerprint)
-    try:
-        store = LabelStore(path)
-        store.require(fingerprint, "these settings")
-    except UserError as error:
-        if not replace:
-            raise UserError(f"{error}\n(nothing was changed)") from None
-        shutil.rmtree(path)
-        return StoreWriter.create(path, layout, fingerprint)
-    # An unfinished store goes on with the shards that it was begun with.
-    return StoreWriter(path, store.layout)
+    path: Path,
+    layout: StoreLayout,
+    fingerprint: Fingerprint,
+    made_with: dict[str, Any],
+    replace: bool,
+) -> tuple[StoreWriter, dict[str, Any]]:
+    """The store to fill, and what it was begun with."""
+    if path.exists():
+        try:
+            store = LabelStore(path)
+            store.require(fingerprint, "these settings")
+        except UserError as error:
+            if not replace:
+                raise UserError(f"{error}\n(nothing was changed)") from None
+        else:
+            for line in differences(made_with, store.made_with):
+                _note(f"{line} in the store; labels do not depend on this")
+            with _writing(path):
+                # An unfinished store goes on with the shards that it was begun with.
+                writer = StoreWriter(path, store.layout)
+                _retract_damaged(store, writer)
+            return writer, store.made_with
+    with _writing(path):
+        remove_store(path)
+        return StoreWriter.create(path, layout, fingerprint, made_with), made_with
+
+
+def _retract_damaged(store: LabelStore, writer: StoreWriter) -> None:
+    """Have those complete shards made again that can't be read."""
+    done = [s for s in store.layout.shards() if store.complete[s.bucket][s.number] == 1]
+    for shard in tqdm(done, desc="checking", unit="shard", delay=2, mininterval=2):
+        problems: list[str] = []
+        for _ in read_rows(store, shard, problems):
+            pass
+        if problems:
+            _note(f"the store is damaged and its shard is made again: {problems[0]}")
+            writer.retract(shard)
+
+
+def _note(text: str) -> None:
+    tqdm.write(f"note: {text}", file=sys.stderr)
 
 
 @contextmanager
 def _only_writer(path: Path) -> Iterator[None]:
-    """Hold the lock beside the store; the system releases it when the process ends."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(path.name + ".lock").open("w") as lock:
+    """Hold the lock beside the store; the system releases it when the process ends.
+
+    A lock of `lockf` belongs to this process alone: the loader's processes, which outlive a
+    killed run by seconds, do not hold it.
+    """
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.with_name(path.name + ".lock").open("a+")
+    with lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
             raise UserError(
-                f"another process is writing the store {path}; wait for it or stop it"
+                f"another process ({lock.read().strip()}) is writing the store {path}; "
+                "wait for it or stop it"
             ) from None
+        with _writing(path):
+            lock.truncate(0)
+            lock.write(f"pid {os.getpid()} on {os.uname().nodename}")
+            lock.flush()
         yield
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turn what the disk refuses into a user's error."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"can't write {path}: {error.strerror or error}; finished shards stay: make room (or "
+            "mend the disk) and run `lad labels` again"
+        ) from None
+
+
+class _Clock:
+    """The time of the whole pass, over all the runs that it takes; and its report.
+
+    Args:
+        file: of the report.
+        fingerprint: digest of the store's fingerprint; what another pass left does not count.
+    """
+
+    def __init__(self, file: Path, fingerprint: str) -> None:
+        self.file = file
+        self.fingerprint = fingerprint
+        self._running = file.with_name(file.name + ".partial")
+        before = _read_json(self._running, fingerprint) or {"views": 0, "seconds": 0.0}
+        self.views, self.seconds = before["views"], before["seconds"]
+
+    def add(self, views: int, seconds: float) -> None:
+        """Count views that took some time."""
+        self.views += views
+        self.seconds += seconds
+        self._write(self._running, {"views": self.views, "seconds": self.seconds})
+
+    def seconds_per_view(self) -> float | None:
+        """None if no run has measured it."""
+        return self.seconds / self.views if self.views else None
+
+    def report(self) -> dict[str, Any] | None:
+        """The report that `finish` has written, if the pass came to its end."""
+        return _read_json(self.file, self.fingerprint)
+
+    def finish(self, report: dict[str, Any]) -> dict[str, Any]:
+        """Write the report, and say whose it is."""
+        report = self._write(self.file, report)
+        self._running.unlink(missing_ok=True)
+        return report
+
+    def _write(self, file: Path, content: dict[str, Any]) -> dict[str, Any]:
+        content = {"fingerprint": self.fingerprint} | content
+        building = file.with_name(file.name + ".new")
+        building.write_text(json.dumps(content, indent=1))
+        building.replace(file)
+        return content
+
+
+def _read_json(file: Path, fingerprint: str) -> dict[str, Any] | None:
+    """The content of a whole file that belongs to this fingerprint."""
+    try:
+        content: dict[str, Any] = json.loads(file.read_text())
+        return content if content["fingerprint"] == fingerprint else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _run(
     writer: StoreWriter,
     pending: list[Shard],
     teacher: Teacher,
-    data: DataInfo,
-    plan: tuple[View, ...],
-    params: Params,
-) -> tuple[float, int]:
-    """Label the pending shards; the seconds that took, and the objects that fell back."""
-    size = params.labels.batch_size
-    batches = [
-        shard.views[start : start + size].tolist()
-        for shard in pending
-        for start in range(0, len(shard.views), size)
-    ]
-    loader: DataLoader[Any] = DataLoader(
-        view_dataset(data, plan),
-        batch_sampler=batches,
-        num_workers=params.labels.workers,
-        collate_fn=pseudo_collate,
-    )
-    total = sum(len(shard.views) for shard in writer.layout.shards())
+    soft: SoftSettings | None,
+    loader: DataLoader[Any],
+    clock: _Clock,
+) -> None:
+    """Label the pending shards, whose batches come from the loader in their order."""
+    total = len(writer.layout.table["row"])
     left = sum(len(shard.views) for shard in pending)
-    soft = SoftSettings.of(params.labels)
-    fallbacks = 0
-    started = time.perf_counter()
     incoming = iter(loader)
+    started = time.perf_counter()
     with tqdm(total=total, initial=total - left, desc="labels", unit="view", mininterval=2) as bar:
         for shard in pending:
             parts: list[dict[str, np.ndarray]] = []
-            done = 0
+            fallbacks = done = 0
             while done < len(shard.views):
                 rows, fell_back = label_batch(teacher, next(incoming), soft)
                 parts.append(rows)
                 fallbacks += fell_back
                 done += len(rows[ASSIGNED_GT])
                 bar.update(len(rows[ASSIGNED_GT]))
-            writer.write(
-                shard, {name: np.concatenate([rows[name] for rows in parts]) for name in rows}
-            )
-    return time.perf_counter() - started, fallbacks
+            with _writing(writer.path):
+                # Before the shard counts as complete: every complete shard has been timed.
+                now = time.perf_counter()
+                clock.add(len(shard.views), now - started)
+                started = now
+                whole = {name: np.concatenate([rows[name] for rows in parts]) for name in rows}
+                writer.write(shard, whole, fallbacks)
 
 
 def _report(
-    path: Path, images: int, views_per_image: int, seconds_per_view: float | None
+    store: LabelStore, views_per_image: int, seconds_per_view: float | None
 ) -> dict[str, Any]:
-    store = LabelStore(path)
-    views = images * views_per_image
+    path = Path(store.path)
+    views = len(store)
     positives = objects = 0
     for view in range(views):
         assigned = store.assigned(view)
@@ -246,7 +284,7 @@ def _report(
     }
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     return {
-        "images": images,
+        "images": views // views_per_image,
         "views": views,
         "views_per_image": views_per_image,
         "seconds": None if seconds_per_view is None else seconds_per_view * views,
@@ -256,4 +294,5 @@ def _report(
         "bytes_per_view_by_array": {name: size / views for name, size in sizes.items() if size},
         "objects_with_positives": objects,
         "positives_per_object": positives / max(objects, 1),
+        "fallback_objects": store.fallbacks(),
     }

@@ -7,6 +7,7 @@ exactly the pixels that a student sees.
 import pipeline.mmcv_ops  # noqa: F401
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from torch.utils.data import Sampler
 
 from pipeline.views import View, choose_views
 
-META_KEYS = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor", "flip")
+META_KEYS = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor", "flip", "view_index")
 
 
 @TRANSFORMS.register_module()
@@ -142,12 +143,32 @@ class ViewSampler(Sampler[int]):
         return -(-len(self.ids) // self.world_size)
 
 
-def view_pipeline(*label_transforms: dict[str, Any], meta_keys: Sequence[str]) -> list[dict]:
-    """The transforms that load and replay a view, with what attaches labels before packing."""
+@dataclass(frozen=True)
+class Attachments:
+    """How a sample gets what it is to be learnt from.
+
+    Attributes:
+        transforms: before the sample is packed.
+        meta_keys: the keys that they add.
+        after_packing: transforms of the packed sample.
+    """
+
+    transforms: Sequence[dict[str, Any]] = ()
+    meta_keys: Sequence[str] = ()
+    after_packing: Sequence[dict[str, Any]] = ()
+
+
+def view_pipeline(
+    *label_transforms: dict[str, Any],
+    meta_keys: Sequence[str],
+    after_packing: Sequence[dict[str, Any]] = (),
+) -> list[dict[str, Any]]:
+    """The transforms that load and replay a view, with those that attach labels."""
     return [
         dict(type="LoadImageFromFile"),
         dict(type="LoadAnnotations", with_bbox=True),
         dict(type="ReplayView"),
         *label_transforms,
         dict(type="PackDetInputs", meta_keys=(*META_KEYS, *meta_keys)),
+        *after_packing,
     ]

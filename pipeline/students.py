@@ -2,7 +2,7 @@
 
 import pipeline.mmcv_ops  # noqa: F401
 
-import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from mmdet.models.dense_heads import LADHead
 from mmdet.models.detectors import PAA
 from mmdet.registry import MODELS, TRANSFORMS
 from mmdet.structures import SampleList
-from mmengine.config import ConfigDict
 from torch import Tensor
 
 from pipeline.coco import Objects, objects_digest
@@ -21,36 +20,65 @@ from pipeline.errors import UserError
 from pipeline.priors import PriorGrid
 from pipeline.store.reader import LabelStore
 from pipeline.store.schema import BACKGROUND
+from pipeline.views import Shape
 
 ASSIGNED = "assigned"
 """The key under which a sample's meta data carries its positives."""
 
 
 @TRANSFORMS.register_module()
+class CheckObjects(BaseTransform):
+    """Refuses an image whose objects are not those that the store was made from.
+
+    Required keys: view_index, instances.
+
+    Args:
+        store: the label store.
+    """
+
+    def __init__(self, store: str | Path) -> None:
+        self.store = LabelStore(store)
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Change nothing.
+
+        Raises:
+            UserError: the objects are others.
+        """
+        instances = results["instances"]
+        objects = Objects(
+            boxes=np.array([i["bbox"] for i in instances], np.float64).reshape(-1, 4),
+            labels=np.array([i["bbox_label"] for i in instances], np.int64),
+            crowd=np.array([i["ignore_flag"] for i in instances], bool),
+        )
+        if objects_digest(objects) != self.store.gt_digest(results["view_index"]):
+            raise UserError(
+                f"the objects of image {results['img_id']} are not those that the store "
+                f"{self.store.path} was made from; run `lad labels --replace`"
+            )
+        return results
+
+
+@TRANSFORMS.register_module()
 class AttachAssignment(BaseTransform):
     """Attaches the cached assignment of the view: its positives and what they learn.
 
-    Required keys: view_index, instances, gt_bboxes, gt_bboxes_labels. Added key: assigned, a dict
-    of cells (N, 3) int64 level, row and column of each positive prior, boxes (N, 4) float32 xyxy
-    pixels of the view, labels (N,) int64.
+    Required keys: view_index, gt_bboxes, gt_bboxes_labels. Added key: assigned, a dict of cells
+    (N, 3) int64 level, row and column of each positive prior, boxes (N, 4) float32 xyxy pixels of
+    the view, labels (N,) int64.
 
     Args:
-        store: path of the label store.
+        store: the label store.
         grid: the priors of the student's head.
     """
 
     def __init__(self, store: str | Path, grid: PriorGrid) -> None:
-        self.store = LabelStore(Path(store))
+        self.store = LabelStore(store)
         self.grid = grid
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
-        """Attach the assignment.
-
-        Raises:
-            UserError: the image's objects are not those that the store was made from.
-        """
+        """Attach the assignment."""
         view = results["view_index"]
-        self._check_objects(view, results)
         assigned = self.store.assigned(view)
         priors = np.flatnonzero(assigned != BACKGROUND)
         objects = assigned[priors]
@@ -61,26 +89,13 @@ class AttachAssignment(BaseTransform):
         }
         return results
 
-    def _check_objects(self, view: int, results: dict[str, Any]) -> None:
-        instances = results["instances"]
-        objects = Objects(
-            boxes=np.array([i["bbox"] for i in instances], np.float64).reshape(-1, 4),
-            labels=np.array([i["bbox_label"] for i in instances], np.int64),
-            crowd=np.array([i["ignore_flag"] for i in instances], bool),
-        )
-        if objects_digest(objects) != self.store.gt_digest(view):
-            raise UserError(
-                f"the objects of image {results['img_id']} are not those that the store "
-                f"{self.store.path} was made from; run `lad labels --replace`"
-            )
-
 
 @MODELS.register_module()
 class CachedLADHead(LADHead):
     """mmdet's `LADHead`, with its label assignment built from what samples carry."""
 
     def cached_assignment(
-        self, samples: SampleList, level_shapes: list[tuple[int, int]], device: torch.device
+        self, samples: SampleList, level_shapes: list[Shape], device: torch.device
     ) -> tuple:
         """What `LADHead.get_label_assignment` returns, without a teacher.
 
@@ -93,17 +108,11 @@ class CachedLADHead(LADHead):
             level_shapes: (rows, columns) of the batch's feature maps.
             device: where the losses are computed.
         """
-        sizes = np.array(level_shapes)
-        starts = np.concatenate([[0], np.cumsum(sizes.prod(1))])
-        per_image = int(starts[-1])
         found = [sample.metainfo[ASSIGNED] for sample in samples]
+        level, row, column = np.concatenate([one["cells"] for one in found]).T
         counts = [len(one["labels"]) for one in found]
-        cells = np.concatenate([one["cells"] for one in found])
-        image = np.repeat(np.arange(len(samples)), counts)
-        level, row, column = cells.T
-        place = image * per_image + starts[level] + row * sizes[level, 1] + column
-
-        total = len(samples) * per_image
+        place = self.places(level, row, column, counts, level_shapes)
+        total = len(samples) * sum(rows * columns for rows, columns in level_shapes)
         positives = torch.from_numpy(place).to(device, non_blocking=True)
         to_learn = torch.from_numpy(np.concatenate([one["labels"] for one in found]))
         boxes = torch.from_numpy(np.concatenate([one["boxes"] for one in found]))
@@ -111,18 +120,42 @@ class CachedLADHead(LADHead):
         labels[positives] = to_learn.to(device, non_blocking=True)
         box_targets = torch.zeros(total, 4, device=device)
         box_targets[positives] = boxes.to(device, non_blocking=True)
-        weights = self._own_grid_weights(samples, level_shapes, device)
-        anchors = self._anchors(level, row, column).to(device, non_blocking=True)
+        weights = self.own_grid_weights(samples, level_shapes, device)
+        anchors = self.anchors(level, row, column).to(device, non_blocking=True)
         return labels, weights, box_targets, None, positives, anchors, len(place)
 
-    def _anchors(self, level: np.ndarray, row: np.ndarray, column: np.ndarray) -> Tensor:
+    def places(
+        self,
+        level: np.ndarray,
+        row: np.ndarray,
+        column: np.ndarray,
+        counts: list[int],
+        level_shapes: list[Shape],
+    ) -> np.ndarray:
+        """Where cells lie among the batch's B * P priors, image after image; (N,).
+
+        Args:
+            level: (N,) of each cell, all of the first view, then all of the second and so on.
+            row: (N,).
+            column: (N,).
+            counts: how many cells each view has.
+            level_shapes: (rows, columns) of the batch's feature maps.
+        """
+        sizes = np.array(level_shapes)
+        starts = np.concatenate([[0], np.cumsum(sizes.prod(1))])
+        image = np.repeat(np.arange(len(counts)), counts)
+        place: np.ndarray = image * starts[-1] + starts[level] + row * sizes[level, 1] + column
+        return place
+
+    def anchors(self, level: np.ndarray, row: np.ndarray, column: np.ndarray) -> Tensor:
+        """The priors of cells as mmdet's anchors, (N, 4) xyxy pixels."""
         base = torch.cat(list(self.prior_generator.base_anchors))
         strides = np.array(self.prior_generator.strides)
         shift = np.stack([column, row, column, row], 1) * strides[level][:, [0, 1, 0, 1]]
         return base[level] + torch.from_numpy(shift).float()
 
-    def _own_grid_weights(
-        self, samples: SampleList, level_shapes: list[tuple[int, int]], device: torch.device
+    def own_grid_weights(
+        self, samples: SampleList, level_shapes: list[Shape], device: torch.device
     ) -> Tensor:
         """1 for priors inside a view's own padded size, else 0; (B * P,)."""
         pad_shapes = [sample.metainfo["pad_shape"] for sample in samples]
@@ -153,24 +186,13 @@ class CachedLAD(PAA):
             batch_data_samples: B samples, as `AttachAssignment` and the preprocessor leave them.
         """
         features = self.extract_feat(batch_inputs)
-        shapes = [(feature.shape[-2], feature.shape[-1]) for feature in features]
         assignment = self.bbox_head.cached_assignment(
-            batch_data_samples, shapes, batch_inputs.device
+            batch_data_samples, level_shapes_of(features), batch_inputs.device
         )
         losses: dict[str, Tensor] = self.bbox_head.loss(features, assignment, batch_data_samples)
         return losses
 
 
-def student_model(model: ConfigDict, method: str) -> ConfigDict:
-    """The config of a PAA turned into that of a student of `method`."""
-    if method == "paa":
-        return model
-    model = copy.deepcopy(model)
-    model.type = "CachedLAD"
-    model.bbox_head.type = "CachedLADHead"
-    return model
-
-
-def attach_labels(store: Path, grid: PriorGrid) -> list[dict[str, Any]]:
-    """The transforms that attach what a student learns from the store."""
-    return [dict(type="AttachAssignment", store=store, grid=grid)]
+def level_shapes_of(levels: Sequence[Tensor]) -> list[Shape]:
+    """(rows, columns) of each level's feature map."""
+    return [(level.shape[-2], level.shape[-1]) for level in levels]

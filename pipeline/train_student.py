@@ -14,11 +14,11 @@ from pipeline.detector import (
     prior_grid,
     without_downloads,
 )
+from pipeline.methods import student_labels, student_model
 from pipeline.params import Params
 from pipeline.paths import Paths
 from pipeline.store.fingerprint import digest, label_parts
 from pipeline.store.reader import LabelStore
-from pipeline.students import ASSIGNED, attach_labels, student_model
 from pipeline.training import train
 from pipeline.views import view_plan
 
@@ -38,6 +38,7 @@ def train_student(name: str, params: Params, paths: Paths) -> dict[str, Any]:
     plan = view_plan(params.views)
     model = load_model_config(student.config, num_classes=len(data.classes))
     labels: dict[str, Any] = {}
+    store = None
     if student.method != "paa":
         grid = prior_grid(build_detector(without_downloads(model)).bbox_head)
         store = LabelStore(paths.labels)
@@ -45,13 +46,12 @@ def train_student(name: str, params: Params, paths: Paths) -> dict[str, Any]:
         store.require(label_parts(data, plan, grid, divisor), f"the student {name}")
         store.require_complete()
         labels = {
-            "label_transforms": attach_labels(paths.labels, grid),
-            "meta_keys": [ASSIGNED],
+            "labels": student_labels(student, store, grid),
             "labels_digest": digest(store.fingerprint),
         }
     state, cost = train(
         name=name,
-        model=student_model(model, student.method),
+        model=student_model(model, student.method, store),
         training=params.student_training(name),
         plan=plan,
         data=data,

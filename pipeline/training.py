@@ -5,7 +5,6 @@ import pipeline.mmcv_ops  # noqa: F401
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,8 @@ from tqdm import tqdm
 from pipeline.dataset import DataInfo
 from pipeline.errors import UserError
 from pipeline.params import Training
-from pipeline.replay import view_pipeline
+from pipeline.replay import Attachments, view_pipeline
 from pipeline.views import View
-
-CURVES = ("loss", "loss_cls", "loss_bbox", "loss_iou")
-
 
 @HOOKS.register_module()
 class ProgressHook(Hook):
@@ -68,8 +64,7 @@ def train(
     plan: tuple[View, ...],
     data: DataInfo,
     run_folder: Path,
-    label_transforms: Sequence[dict[str, Any]] = (),
-    meta_keys: Sequence[str] = (),
+    labels: Attachments | None = None,
     labels_digest: str = "",
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Train a detector on views of a data set; an interrupted training continues.
@@ -82,8 +77,7 @@ def train(
         data: the data set; its training images are used.
         run_folder: keeps checkpoints while the training runs; for the caller to remove once the
             result is saved.
-        label_transforms: what attaches cached labels to a sample.
-        meta_keys: the keys that they add.
+        labels: what attaches cached labels to a sample.
         labels_digest: which labels those are.
 
     Returns:
@@ -94,6 +88,7 @@ def train(
     """
     if training.amp and not torch.cuda.is_available():
         raise UserError("training.amp: mixed precision needs a GPU, and there is none here")
+    labels = labels or Attachments()
     decides_result = {
         "code": _code_digest(),
         "model": model.to_dict(),
@@ -122,7 +117,11 @@ def train(
                 annotations=str(data.train.annotations),
                 images=str(data.train.images_folder),
                 classes=data.classes,
-                pipeline=view_pipeline(*label_transforms, meta_keys=meta_keys),
+                pipeline=view_pipeline(
+                    *labels.transforms,
+                    meta_keys=labels.meta_keys,
+                    after_packing=labels.after_packing,
+                ),
             ),
         ),
         train_cfg=dict(by_epoch=True, max_epochs=training.epochs),
@@ -197,9 +196,9 @@ def _record(runner: Runner, training: Training) -> dict[str, Any]:
     """What the training cost; the counts go through checkpoints, so a resumed run has all."""
     seconds, _ = runner.message_hub.get_scalar("train/time").data
     curves: dict[str, list[float]] = {"step": list(range(1, len(seconds) + 1))}
-    for key in CURVES:
-        values, _ = runner.message_hub.get_scalar(f"train/{key}").data
-        curves[key] = [round(float(value), 5) for value in values]
+    for key, scalar in runner.message_hub.log_scalars.items():
+        if key.startswith("train/loss"):
+            curves[key.removeprefix("train/")] = [round(float(v), 5) for v in scalar.data[0]]
     return {
         "parameters": sum(p.numel() for p in runner.model.parameters()),
         "epochs": training.epochs,

@@ -1,22 +1,33 @@
 """The command `lad`: a command per stage, each imported only when it is called."""
 
+import ctypes
 import importlib
+import os
+import signal
 import sys
 import warnings
 from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
 
 import click
 
 from pipeline.errors import UserError
 
+_PR_SET_PDEATHSIG = 1
+"""Of Linux's prctl: the signal that this process gets when its parent ends."""
+
 COMMANDS = {
     "data": "Check the data set, or make the built-in one.",
     "teacher": "Train the teacher, or take a checkpoint that you have.",
+    "estimate": "Print what the teacher pass will write and cost, before it.",
     "labels": "Run the teacher over every view and write the label store.",
+    "verify": "Check the label store, and some of its views with the teacher.",
+    "store": "Print what a label store holds (`lad store info`).",
     "student": "Train one student.",
     "evaluate": "Measure one detector on the validation images.",
     "compare": "Put all students in a table, with curves.",
-    "bench": "Time a student's step with cached, online and constant labels.",
+    "bench": "Time reads of a store like COCO's, and steps of a student.",
 }
 
 
@@ -33,6 +44,13 @@ class LazyGroup(click.Group):
             return None
         command: click.Command = importlib.import_module(f"stages.{cmd_name}").command
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Call the command; Ctrl-C ends it with one line."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            _stop(signal.SIGINT)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Lists the commands without importing them."""
@@ -61,13 +79,36 @@ def lad(ctx: click.Context, params_file: Path, out: Path) -> None:
 
 
 def main() -> None:
-    """Run `lad`; a user's mistake ends with its message and exit status 1."""
+    """Run `lad`; a user's mistake ends with its message and exit status 1.
+
+    Ctrl-C and SIGTERM end it with the status that shells give, 128 + signal.
+    """
+    _die_with_dvc()
+    signal.signal(signal.SIGTERM, _stop)
     # mmdet warns of its own deprecated code and of optional packages.
     warnings.filterwarnings("ignore", module=r"mmdet\.")
     try:
         lad()
     except UserError as error:
         click.echo(f"Error: {error}", err=True)
+        sys.exit(1)
+
+
+def _stop(number: int, frame: FrameType | None = None) -> NoReturn:
+    click.echo(f"\nStopped by {signal.Signals(number).name}; run it again to go on.", err=True)
+    sys.exit(128 + number)
+
+
+def _die_with_dvc() -> None:
+    """Have this process end with the `dvc` that started it, on Linux.
+
+    After a kill, the next `dvc repro` would start the stage a second time beside the first.
+    """
+    if "DVC_STAGE" not in os.environ or sys.platform != "linux":
+        return
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before the line above
         sys.exit(1)
 
 

@@ -17,6 +17,7 @@ STAGE_FILES = {
     "data": "data",
     "teacher": "teacher",
     "labels": "labels",
+    "verify": "verify",
     "student": "student",
     "evaluate": "evaluate",
     "evaluate_teacher": "evaluate",
@@ -26,8 +27,10 @@ STAGE_FILES = {
 # From top to bottom: a module imports from its own layer and from those below.
 LAYERS = [
     {"stages"},
-    {"train_teacher", "train_student", "benchmark"},
-    {"prepare", "training", "evaluation", "report", "precompute"},
+    {"train_teacher", "train_student", "benchmark", "store_benchmark", "estimate", "probe"},
+    {"prepare", "training", "evaluation", "report", "precompute", "verification", "labelling"},
+    {"methods"},
+    {"soft_students"},
     {"teacher", "students", "replay", "detector", "checkpoint", "mmcv_ops"},
     {
         "assignment.paa",
@@ -38,6 +41,8 @@ LAYERS = [
         "store.reader",
         "store.fingerprint",
         "store.verify",
+        "store.summary",
+        "store.read_times",
     },
     {"views", "priors", "coco", "coco_check", "image_files", "dataset", "digits", "quantise"},
     {"params", "paths", "errors"},
@@ -47,15 +52,22 @@ MMDET_MODULES = {
     "pipeline.mmcv_ops",
     "pipeline.teacher",
     "pipeline.students",
+    "pipeline.soft_students",
+    "pipeline.methods",
+    "pipeline.losses",
     "pipeline.replay",
     "pipeline.training",
     "pipeline.train_teacher",
     "pipeline.train_student",
     "pipeline.evaluation",
     "pipeline.precompute",
+    "pipeline.labelling",
+    "pipeline.verification",
     "pipeline.checkpoint",
     "pipeline.detector",
     "pipeline.benchmark",
+    "pipeline.store_benchmark",
+    "pipeline.probe",
 }
 
 

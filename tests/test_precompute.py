@@ -1,10 +1,16 @@
 """The teacher pass and its store: what is written, continued, refused and noticed."""
 
-import fcntl
+import errno
 import json
+import os
+import resource
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 import tensorstore
@@ -14,7 +20,9 @@ from mmengine.logging import HistoryBuffer
 
 import pipeline.precompute
 from pipeline.coco import load_images, objects_digest
+from pipeline.dataset import load_data_info
 from pipeline.errors import UserError
+from pipeline.labelling import load_teacher
 from pipeline.precompute import precompute_labels
 from pipeline.store.reader import LabelStore
 from pipeline.store.schema import MISSING
@@ -104,6 +112,115 @@ def test_a_torn_shard_is_written_again(project, labelled) -> None:
     assert_same_stores(project.paths.labels, labelled.paths.labels)
 
 
+@pytest.mark.parametrize("content", [b"", b"(\xb5/\xfd", None], ids=["empty", "torn", "missing"])
+def test_a_torn_completion_flag_is_not_set(project, labelled, content: bytes | None) -> None:
+    name = LabelStore(project.paths.labels).layout.buckets[0].name
+    flag = project.paths.labels / "buckets" / name / "complete/c/1"
+    flag.write_bytes(content) if content is not None else flag.unlink()
+    assert LabelStore(project.paths.labels).missing_shards() == 1
+    precompute_labels(project.params, project.paths, replace=False)
+    assert_same_stores(project.paths.labels, labelled.paths.labels)
+
+
+@pytest.mark.parametrize("array", ["cls_scores", "tail_mean", "fallbacks"])
+def test_a_damaged_shard_is_made_again_alone(
+    project, labelled, monkeypatch, capsys, array: str
+) -> None:
+    name = LabelStore(project.paths.labels).layout.buckets[0].name
+    file = next(f for f in project.paths.labels.glob(f"buckets/{name}/{array}/c/1/**/*")
+                if f.is_file()) if array != "fallbacks" else (
+                    project.paths.labels / "buckets" / name / "fallbacks/c/1")  # fmt: skip
+    damage(file, "flip in a row" if array != "fallbacks" else "truncate")
+    label_batch = pipeline.precompute.label_batch
+    calls: list[int] = []
+
+    def counted(*args):
+        calls.append(1)
+        return label_batch(*args)
+
+    monkeypatch.setattr(pipeline.precompute, "label_batch", counted)
+    precompute_labels(project.params, project.paths, replace=False)
+    assert len(calls) == 2  # one shard of 8 views in batches of 4
+    assert f"shard is made again: {array}" in capsys.readouterr().err
+    assert_same_stores(project.paths.labels, labelled.paths.labels)
+
+
+def test_what_killed_runs_leave_is_removed(project, labelled) -> None:
+    store = project.paths.labels
+    half = store.with_name("labels.zarr.partial")
+    shutil.copytree(store / "views", half / "views")
+    store.rename(store.with_name("labels.zarr.old"))  # killed inside `--replace`
+    precompute_labels(project.params, project.paths, replace=False)
+    assert {file.name for file in store.parent.glob("labels.*")} == {
+        "labels.zarr", "labels.zarr.lock", "labels.json"}  # fmt: skip
+    assert_same_stores(store, labelled.paths.labels)
+
+
+def test_the_report_of_a_continued_pass_is_that_of_the_whole(project, monkeypatch) -> None:
+    """Seconds count all runs; the batches are those that the store was begun with."""
+    shutil.rmtree(project.paths.labels)
+    label_batch = pipeline.precompute.label_batch
+    sizes: list[int] = []
+
+    def slow(teacher, batch, soft):
+        sizes.append(len(batch["inputs"]))
+        if len(sizes) == 5:
+            raise KeyboardInterrupt
+        time.sleep(0.2)
+        return label_batch(teacher, batch, soft)[0], 3
+
+    monkeypatch.setattr(pipeline.precompute, "label_batch", slow)
+    with pytest.raises(KeyboardInterrupt):
+        precompute_labels(project.params, project.paths, replace=False)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    project.change(labels={"batch_size": 8})
+    report = precompute_labels(project.params, project.paths, replace=False)
+    assert sizes == [4] * 25
+    assert report["fallback_objects"] == 24 * 3
+    assert report["seconds"] > 4 * 0.2
+    assert report["seconds"] == pytest.approx(96 / report["views_per_second"])
+    assert json.loads(project.paths.labels_report.read_text()) == report
+    # Killed after the last shard, before the report.
+    project.paths.labels_report.rename(project.paths.labels_report.with_suffix(".json.partial"))
+    again = precompute_labels(project.params, project.paths, replace=False)
+    assert again["fallback_objects"] == 24 * 3
+    assert again["seconds"] == pytest.approx(report["seconds"])
+
+
+def test_the_report_of_another_store_does_not_count(project) -> None:
+    report = json.loads(project.paths.labels_report.read_text())
+    project.paths.labels_report.write_text(json.dumps(report | {"fingerprint": "x", "views": 5}))
+    assert precompute_labels(project.params, project.paths, replace=False)["views"] == 96
+
+
+@pytest.mark.parametrize("limit", [300, 3000], ids=["making the store", "writing a shard"])
+def test_a_full_disk_is_one_message(project, labelled, monkeypatch, limit: int) -> None:
+    """A limit on the size of files stands in for it: EFBIG instead of ENOSPC."""
+    store = project.paths.labels
+    # Loading a config writes a copy of it.
+    loaded = load_teacher(project.paths, load_data_info(project.paths))
+    monkeypatch.setattr(pipeline.precompute, "load_teacher", lambda *_: loaded)
+    if limit == 3000:
+        group = zarr.open_group(store, mode="r+")
+        name = LabelStore(store).layout.buckets[0].name
+        group[f"buckets/{name}/complete"][1] = 0
+    else:
+        shutil.rmtree(store)
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, unlimited[1]))
+    try:
+        with pytest.raises(UserError) as error:
+            precompute_labels(project.params, project.paths, replace=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    assert f"can't write {store}: {os.strerror(errno.EFBIG)}; finished shards stay" in str(
+        error.value
+    )
+    assert "run `lad labels` again" in str(error.value)
+    precompute_labels(project.params, project.paths, replace=False)
+    assert_same_stores(store, labelled.paths.labels)
+
+
 def test_a_finished_store_is_left_alone(project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline.precompute, "label_batch", None)
     report = precompute_labels(project.params, project.paths, replace=False)
@@ -136,12 +253,38 @@ def test_another_teacher_needs_replace(project) -> None:
     assert any((array != before[name]).any() for name, array in after.items())
 
 
+HOLD_THE_LOCK = """
+import fcntl, sys
+with open(sys.argv[1], "r+") as lock:
+    fcntl.lockf(lock, fcntl.LOCK_EX)
+    print(flush=True)
+    sys.stdin.read()
+"""
+
+
 def test_a_second_writer_is_kept_out(project) -> None:
     lock = project.paths.labels.with_name("labels.zarr.lock")
-    with lock.open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(UserError, match="another process is writing the store"):
+    lock.write_text("pid 77 on a machine")
+    command = [sys.executable, "-c", HOLD_THE_LOCK, lock]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        with pytest.raises(UserError, match=r"\(pid 77 on a machine\) is writing the store"):
             precompute_labels(project.params, project.paths, replace=False)
+        other.stdin.close()
+    precompute_labels(project.params, project.paths, replace=False)
+
+
+def test_loader_processes_that_outlive_a_kill_hold_no_lock(project) -> None:
+    reading, writing = os.pipe()
+    with pipeline.precompute._only_writer(project.paths.labels):
+        child = os.fork()
+        if child == 0:
+            os.read(reading, 1)
+            os._exit(0)
+    command = [sys.executable, "-c", HOLD_THE_LOCK, project.paths.labels.with_suffix(".zarr.lock")]
+    subprocess.run(command, stdin=subprocess.DEVNULL, check=True, timeout=10)
+    os.write(writing, b".")
+    os.waitpid(child, 0)
 
 
 def damage(file: Path, how: str) -> None:
@@ -181,8 +324,38 @@ def test_a_row_that_was_never_written_is_an_error(project) -> None:
 def test_an_unknown_format_version_is_refused(project) -> None:
     group = zarr.open_group(project.paths.labels, mode="r+")
     group.attrs["format_version"] = 99
-    with pytest.raises(UserError, match="has format version 99, expected 1"):
+    with pytest.raises(UserError, match="has format version 99, expected 2"):
         LabelStore(project.paths.labels)
+
+
+def test_a_store_behind_a_url_is_read_alike(labelled) -> None:
+    memory = fsspec.filesystem("memory")
+    memory.put(str(labelled.paths.labels), "/far/labels.zarr", recursive=True)
+    local, remote = LabelStore(labelled.paths.labels), LabelStore("memory://far/labels.zarr")
+    remote.require_complete()
+    assert remote.fingerprint == local.fingerprint
+    assert remote.fallbacks() == local.fallbacks()
+    for name, column in local.layout.table.items():
+        np.testing.assert_array_equal(remote.layout.table[name], column)
+    for view in range(len(local)):
+        np.testing.assert_array_equal(remote.assigned(view), local.assigned(view))
+        for name, array in vars(local.soft(view)).items():
+            np.testing.assert_array_equal(getattr(remote.soft(view), name), array)
+
+
+def test_damage_behind_a_url_is_an_error_that_names_the_view(labelled) -> None:
+    memory = fsspec.filesystem("memory")
+    memory.put(str(labelled.paths.labels), "/damaged/labels.zarr", recursive=True)
+    url = "memory://damaged/labels.zarr"
+    bucket = LabelStore(url).layout.buckets[0].name
+    row = f"/damaged/labels.zarr/buckets/{bucket}/assigned_gt"
+    memory.pipe(f"{row}/c/0/0", b"x" + memory.cat(f"{row}/c/0/0")[1:])
+    view = int(np.flatnonzero(LabelStore(url).layout.table["bucket"] == 0)[0])
+    with pytest.raises(UserError, match=f"{url} is damaged: assigned_gt of view . of image"):
+        LabelStore(url).assigned(view)
+    memory.pipe(f"{row}/zarr.json", memory.cat(f"{row}/zarr.json").replace(b"-2", b"-1"))
+    with pytest.raises(UserError, match=f"not what was written: buckets/{bucket}/assigned_gt"):
+        LabelStore(url)
 
 
 def test_a_store_works_after_it_moved(project) -> None:

@@ -15,10 +15,10 @@ from mmengine.dataset import pseudo_collate
 from pipeline.checkpoint import load_model
 from pipeline.dataset import load_data_info
 from pipeline.detector import build_detector, load_model_config, prior_grid
-from pipeline.precompute import view_dataset
+from pipeline.labelling import view_dataset
+from pipeline.methods import student_labels, student_model
 from pipeline.replay import ViewDataset, view_pipeline
 from pipeline.store.reader import LabelStore
-from pipeline.students import ASSIGNED, attach_labels, student_model
 from pipeline.views import view_plan
 
 LOSSES = ("loss_cls", "loss_bbox", "loss_iou")
@@ -100,15 +100,17 @@ def student_batch(labelled, views: list[int], seed: int = 0) -> tuple[Any, dict[
     student = build_detector(student_model(model, "lad")).train()
     student.init_weights()
     grid = prior_grid(student.bbox_head)
+    store = LabelStore(labelled.paths.labels)
+    labels = student_labels(labelled.params.student("lad"), store, grid)
     dataset = ViewDataset(
         plan=view_plan(labelled.params.views),
         annotations=data.train.annotations,
         images=data.train.images_folder,
         classes=data.classes,
         pipeline=view_pipeline(
-            *attach_labels(labelled.paths.labels, grid),
+            *labels.transforms,
             dict(type="KeepObjects"),
-            meta_keys=[ASSIGNED, "objects"],
+            meta_keys=[*labels.meta_keys, "objects"],
         ),
     )
     return student, student.data_preprocessor(pseudo_collate([dataset[v] for v in views]))

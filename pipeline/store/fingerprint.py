@@ -2,9 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy.typing as npt
 
 from pipeline.dataset import DataInfo
 from pipeline.priors import PriorGrid
@@ -69,4 +71,12 @@ def metadata_digests(path: Path) -> dict[str, str]:
     return {
         file.relative_to(path).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
         for file in sorted(path.glob("*/**/zarr.json"))
+    }
+
+
+def column_digests(table: Mapping[str, npt.NDArray]) -> dict[str, str]:
+    """sha256 of the entries of each column of the view table, little-endian."""
+    return {
+        name: hashlib.sha256(column.astype(column.dtype.newbyteorder("<")).tobytes()).hexdigest()
+        for name, column in table.items()
     }

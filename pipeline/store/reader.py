@@ -1,16 +1,25 @@
 """Reading a label store."""
 
+import contextlib
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import fsspec  # type: ignore[import-untyped]
 import numpy as np
 import numpy.typing as npt
 import zarr
 
 from pipeline.errors import UserError
-from pipeline.quantise import Coding
-from pipeline.store.fingerprint import Fingerprint, differences, digest, metadata_digests
+from pipeline.quantise import Coding, SoftSettings
+from pipeline.store.fingerprint import (
+    Fingerprint,
+    column_digests,
+    differences,
+    digest,
+    metadata_digests,
+)
 from pipeline.store.schema import (
     ASSIGNED_GT,
     FORMAT_VERSION,
@@ -20,9 +29,11 @@ from pipeline.store.schema import (
     Bucket,
     StoreLayout,
 )
-from pipeline.store.shard import CorruptShardError, ShardedRows, ZarrRows
+from pipeline.store.shard import CorruptShardError, ShardedRows, ZarrRows, read_number
+from pipeline.views import View
 
 AGAIN = "make it again with `lad labels --replace`"
+MEND = "`lad labels` makes what is damaged again"
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +60,15 @@ class LabelStore:
 
     A view is named by its place in the view table: `image * len(plan) + view`, with images in
     the order of the annotation file.
+
+    Attributes:
+        path: where it is.
+        fingerprint: everything that the labels depend on.
+        made_with: what else is known of the run that began it.
+        layout: which view lies where.
+        coding: of class probabilities, None in a store without soft scores.
+        complete: for each bucket the completion flags of its shards, 1 for complete.
+        rows: for each bucket its arrays by name.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -77,8 +97,12 @@ class LabelStore:
             )
         self._check_metadata(attributes)
         self.fingerprint: Fingerprint = attributes["fingerprint"]
-        coding = self.fingerprint["coding"]
-        self.coding = Coding(**coding["scores"]) if coding else None
+        self.made_with: dict[str, Any] = attributes["made_with"]
+        try:
+            soft = self.soft_settings()
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"the store {path} has an unknown coding: {error}; {AGAIN}") from None
+        self.coding = soft.scores if soft else None
         buckets = tuple(
             Bucket(tuple(b["padded"]), b["rows"], b["priors"]) for b in attributes["buckets"]
         )
@@ -88,8 +112,9 @@ class LabelStore:
             shard_rows=attributes["shard_rows"],
             soft_classes=attributes["soft_classes"],
         )
-        self.complete = [self._whole(group, f"buckets/{b.name}/complete") for b in buckets]
-        self._rows = [
+        self._check("views/", attributes["table"], column_digests(self.layout.table))
+        self.complete = [self._flags(group, bucket) for bucket in buckets]
+        self.rows = [
             {
                 name: self._open_rows(group, f"buckets/{bucket.name}/{name}", spec.row, spec.dtype)
                 for name, spec in bucket.arrays(self.layout.soft_classes).items()
@@ -104,13 +129,24 @@ class LabelStore:
                 f"the store {self.path} is damaged: the attributes in zarr.json are not those "
                 f"that were written; {AGAIN}"
             )
-        if self.remote:
-            return
-        lines = differences(attributes["metadata"], metadata_digests(Path(self.path)))
-        if lines:
+        try:
+            if self.remote:
+                files = fsspec.get_mapper(str(self.path)).getitems(list(attributes["metadata"]))
+                found = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+            else:
+                found = metadata_digests(Path(self.path))
+        except Exception as error:  # file systems raise anything
             raise UserError(
-                f"the store {self.path} is damaged: {lines[0].partition(':')[0]} is not what was "
-                f"written; {AGAIN}"
+                f"the metadata of the store {self.path} can't be read: {error}"
+            ) from None
+        self._check("", attributes["metadata"], found)
+
+    def _check(self, place: str, expected: dict[str, str], found: dict[str, str]) -> None:
+        wrong = [line.partition(":")[0] for line in differences(expected, found)]
+        if wrong:
+            names = ", ".join(place + name for name in wrong)
+            raise UserError(
+                f"the store {self.path} is damaged: not what was written: {names}; {AGAIN}"
             )
 
     def _whole(self, group: zarr.Group, name: str) -> npt.NDArray:
@@ -118,6 +154,17 @@ class LabelStore:
             return np.asarray(group[name])
         except Exception as error:  # codecs and file systems raise anything
             raise UserError(f"the store {self.path} is damaged: {name}: {error}; {AGAIN}") from None
+
+    def _flags(self, group: zarr.Group, bucket: Bucket) -> npt.NDArray[np.uint8]:
+        name = f"buckets/{bucket.name}/complete"
+        if self.remote:
+            return self._whole(group, name)
+        flags = np.zeros(bucket.shards(self.layout.shard_rows), np.uint8)
+        for shard in range(len(flags)):
+            # A power failure can tear a flag: it was not set.
+            with contextlib.suppress(CorruptShardError):
+                flags[shard] = read_number(Path(self.path) / name, shard, "uint8")
+        return flags
 
     def _open_rows(
         self, group: zarr.Group, name: str, row: tuple[int, ...], dtype: str
@@ -130,6 +177,26 @@ class LabelStore:
 
     def __len__(self) -> int:
         return len(self.layout.table["row"])
+
+    def plan(self) -> tuple[View, ...]:
+        """The view plan."""
+        return tuple(
+            View(scale=(view["scale"][0], view["scale"][1]), flip=view["flip"])
+            for view in self.fingerprint["views"]
+        )
+
+    def soft_settings(self) -> SoftSettings | None:
+        """How soft scores are stored; None in a store without."""
+        coding = self.fingerprint["coding"]
+        return SoftSettings(Coding(**coding["scores"]), coding["min_iou"]) if coding else None
+
+    def fallbacks(self) -> int:
+        """How many objects, over all views, had costs that allow no mixture."""
+        group = zarr.open_group(str(self.path), mode="r", zarr_format=3)
+        counts = [
+            self._whole(group, f"buckets/{bucket.name}/fallbacks") for bucket in self.layout.buckets
+        ]
+        return sum(int(one.sum()) for one in counts)
 
     def missing_shards(self) -> int:
         """The number of shards that are not complete."""
@@ -203,14 +270,18 @@ class LabelStore:
     def _read(self, name: str, view: int) -> npt.NDArray:
         table = self.layout.table
         try:
-            return self._rows[table["bucket"][view]][name].read(int(table["row"][view]))
+            return self.rows[table["bucket"][view]][name].read(int(table["row"][view]))
         except CorruptShardError as error:
             raise UserError(self._damaged(name, view, str(error))) from None
 
     def _damaged(self, array: str, view: int, what: str) -> str:
+        return f"the store {self.path} is damaged: {self.place(array, view)}: {what}; {MEND}"
+
+    def place(self, array: str, view: int) -> str:
+        """Names an array of a view in a message."""
         table = self.layout.table
+        bucket = self.layout.buckets[table["bucket"][view]]
         return (
-            f"the store {self.path} is damaged: {array} of view {table['view'][view]} of image "
-            f"{table['image_id'][view]} (bucket {self.layout.buckets[table['bucket'][view]].name}):"
-            f" {what}; {AGAIN}"
+            f"{array} of view {table['view'][view]} of image {table['image_id'][view]} "
+            f"(bucket {bucket.name})"
         )

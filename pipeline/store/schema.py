@@ -1,7 +1,7 @@
 """What a label store holds and where: the layout that writer and readers share.
 
 labels.zarr/
-  zarr.json               attributes: format version, fingerprint, classes, shard size, buckets
+  zarr.json               attributes: format version, fingerprint, shard size, buckets, digests
   views/                  one row per view, image after image, views of the plan in order
     image_id  int64       id in the annotation file
     view      int16       index into the view plan
@@ -10,6 +10,12 @@ labels.zarr/
     gt_digest uint64      digest of the image's objects
   buckets/<H>x<W>/
     assigned_gt int16     [rows, priors] index of the object, `BACKGROUND`, or `MISSING`
+    cls_scores  uint8     [rows, priors, classes] codes of probabilities, see `pipeline.quantise`
+    tail_mean   float16   [rows, classes] what the code of the tail stands for
+    overlap     float16   [rows, priors] best IoU of the teacher's box with an object
+    boxes       float16   [rows, priors, 4] where the overlap counts, else 0
+    iou         float16   [rows, priors] likewise
+    fallbacks   uint32    [shards] objects whose costs allowed no mixture
     complete    uint8     [shards] 1 once every array of the shard is written
 """
 
@@ -24,7 +30,7 @@ from pipeline.errors import UserError
 from pipeline.priors import PriorGrid
 from pipeline.views import Shape, View, padded_shape
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 BACKGROUND = -1
 MISSING = -2
 """Fill value of `assigned_gt`, outside its domain: a row that was never written."""
@@ -37,6 +43,8 @@ VIEW_COLUMNS = {
     "gt_digest": "uint64",
 }
 
+SHARD_NUMBERS = {"fallbacks": "uint32", "complete": "uint8"}
+"""What is known of each shard, one entry a shard; `complete` is written last."""
 
 ASSIGNED_GT = "assigned_gt"
 SOFT_ARRAYS = ("cls_scores", "tail_mean", "overlap", "boxes", "iou")

@@ -52,29 +52,61 @@ class ShardedRows:
         """
         number, chunk = divmod(row, self.shard_rows)
         try:
-            file = os.open(f"{self.folder}/c/{number}/{self._tail}", os.O_RDONLY)
+            file = os.open(self._file(number), os.O_RDONLY)
+            try:
+                if number not in self._indexes:
+                    self._indexes[number] = self._read_index(file, number)
+                offset, length = self._indexes[number][chunk].tolist()
+                if offset == _ABSENT:
+                    raise CorruptShardError(f"row {row} of shard {number} was never written")
+                data = os.pread(file, length, offset)
+            finally:
+                os.close(file)
         except OSError as error:
-            raise CorruptShardError(f"shard {number} can't be opened: {error.strerror}") from None
-        try:
-            if number not in self._indexes:
-                self._indexes[number] = self._read_index(file, number)
-            offset, length = self._indexes[number][chunk].tolist()
-            if offset == _ABSENT:
-                raise CorruptShardError(f"row {row} of shard {number} was never written")
-            data = os.pread(file, length, offset)
-        finally:
-            os.close(file)
+            raise CorruptShardError(f"shard {number} can't be read: {error.strerror}") from None
         if len(data) != length:
             raise CorruptShardError(f"shard {number} ends inside row {row}")
         try:
             values = self._zstd.decode(data)
-        except (RuntimeError, ValueError) as error:
+        except Exception as error:  # a damaged length asks for any amount of memory
             raise CorruptShardError(f"row {row} of shard {number}: {error}") from None
         if len(values) != self._bytes:
             raise CorruptShardError(
                 f"row {row} of shard {number} has {len(values)} bytes, expected {self._bytes}"
             )
         return np.frombuffer(values, self.dtype).reshape(self.row)
+
+    def check_index(self, number: int, rows: int) -> None:
+        """Check that a shard's index names each of its rows once, inside the file.
+
+        Args:
+            number: which shard.
+            rows: rows that it holds; there is nothing after them.
+
+        Raises:
+            CorruptShardError: the index is damaged.
+        """
+        try:
+            file = os.open(self._file(number), os.O_RDONLY)
+            try:
+                index = self._read_index(file, number)
+                end = os.fstat(file).st_size - index.nbytes - 4
+            finally:
+                os.close(file)
+        except OSError as error:
+            raise CorruptShardError(f"shard {number} can't be read: {error.strerror}") from None
+        if not (index[rows:] == _ABSENT).all():
+            raise CorruptShardError(f"the index of shard {number} has more than {rows} rows")
+        last = 0
+        for offset, length in sorted(index[:rows].tolist()):
+            if offset < last or offset + length > end:
+                raise CorruptShardError(
+                    f"the index of shard {number} has rows that overlap or lie outside the file"
+                )
+            last = offset + length
+
+    def _file(self, number: int) -> str:
+        return f"{self.folder}/c/{number}/{self._tail}"
 
     def _read_index(self, file: int, number: int) -> npt.NDArray[np.uint64]:
         size = self.shard_rows * 16 + 4
@@ -85,6 +117,20 @@ class ShardedRows:
         if google_crc32c.value(data[:-4]) != int.from_bytes(data[-4:], "little"):
             raise CorruptShardError(f"the index of shard {number} has a wrong checksum")
         return np.frombuffer(data[:-4], "<u8").reshape(-1, 2)
+
+
+def read_number(folder: Path, place: int, dtype: npt.DTypeLike) -> int:
+    """An entry of an array of one axis that has one entry a chunk, on a local disk.
+
+    Raises:
+        CorruptShardError: its bytes are not what was written.
+    """
+    try:
+        data = Zstd().decode((folder / "c" / str(place)).read_bytes())
+        (number,) = np.frombuffer(data, np.dtype(dtype).newbyteorder("<")).tolist()
+    except Exception as error:  # as in `ShardedRows.read`
+        raise CorruptShardError(f"entry {place} can't be read: {error}") from None
+    return int(number)
 
 
 class ZarrRows:

@@ -1,4 +1,8 @@
-"""Writing a label store, shard by shard."""
+"""Writing a label store, shard by shard.
+
+What is on the disk after a power failure is what was synced, and in no other order: so the bytes
+of a shard are synced before the flag that says that they are there.
+"""
 
 import json
 import os
@@ -11,8 +15,9 @@ import numpy.typing as npt
 import zarr
 from zarr.codecs import BytesCodec, ZstdCodec
 
-from pipeline.store.fingerprint import Fingerprint, digest, metadata_digests
-from pipeline.store.schema import FORMAT_VERSION, Shard, StoreLayout
+from pipeline.store.fingerprint import Fingerprint, column_digests, digest, metadata_digests
+from pipeline.store.schema import FORMAT_VERSION, SHARD_NUMBERS, Shard, StoreLayout
+from pipeline.store.shard import CorruptShardError, read_number
 
 COMPRESSION = ZstdCodec(level=3, checksum=True)
 
@@ -33,10 +38,24 @@ class StoreWriter:
             left_over.unlink()
 
     @classmethod
-    def create(cls, path: Path, layout: StoreLayout, fingerprint: Fingerprint) -> "StoreWriter":
-        """Make an empty store; it appears under `path` only when it is whole."""
+    def create(
+        cls,
+        path: Path,
+        layout: StoreLayout,
+        fingerprint: Fingerprint,
+        made_with: dict[str, Any] | None = None,
+    ) -> "StoreWriter":
+        """Make an empty store; it appears under `path` only when it is whole.
+
+        Args:
+            path: where there is nothing yet.
+            layout: which view lies where.
+            fingerprint: everything that the labels depend on.
+            made_with: what else is worth knowing about the run, as plain values.
+        """
         building = path.with_name(path.name + ".partial")
-        shutil.rmtree(building, ignore_errors=True)
+        if building.exists():
+            shutil.rmtree(building)
         building.parent.mkdir(parents=True, exist_ok=True)
         group = zarr.open_group(building, mode="w", zarr_format=3)
         with zarr.config.set({"array.write_empty_chunks": True}):
@@ -65,43 +84,43 @@ class StoreWriter:
                         compressors=COMPRESSION,
                         fill_value=spec.fill,
                     )
-                complete = place.create_array(
-                    "complete",
-                    shape=(bucket.shards(layout.shard_rows),),
-                    dtype="uint8",
-                    chunks=(1,),
-                    compressors=COMPRESSION,
-                    fill_value=0,
-                )
-                complete[:] = 0
-        group.attrs.update(_attributes(building, layout, fingerprint))
+                for name, dtype in SHARD_NUMBERS.items():
+                    numbers = place.create_array(
+                        name,
+                        shape=(bucket.shards(layout.shard_rows),),
+                        dtype=dtype,
+                        chunks=(1,),
+                        compressors=COMPRESSION,
+                        fill_value=0,
+                    )
+                    numbers[:] = 0
+        group.attrs.update(_attributes(building, layout, fingerprint, made_with or {}))
         for file in (building, *building.rglob("*")):
             _sync(file)
         building.rename(path)
         _sync(path.parent)
         return cls(path, layout)
 
-    def _array(self, shard: Shard, name: str) -> zarr.Array[Any]:
-        array = self.group[f"buckets/{self.layout.buckets[shard.bucket].name}/{name}"]
-        assert isinstance(array, zarr.Array)
-        return array
-
     def pending(self) -> Iterator[Shard]:
-        """The shards that are not complete."""
-        flags = [
-            self.group[f"buckets/{bucket.name}/complete"][:]  # type: ignore[index]
-            for bucket in self.layout.buckets
-        ]
+        """The shards that are not complete; a flag that can't be read is not set."""
         for shard in self.layout.shards():
-            if flags[shard.bucket][shard.number] != 1:  # type: ignore[index]
+            try:
+                flag = read_number(self._folder(shard, "complete"), shard.number, "uint8")
+            except CorruptShardError:
+                flag = 0
+            if flag != 1:
                 yield shard
 
-    def write(self, shard: Shard, rows: dict[str, npt.NDArray]) -> None:
+    def write(self, shard: Shard, rows: dict[str, npt.NDArray], fallbacks: int = 0) -> None:
         """Write a shard, wait until it is on the disk, and flag it complete.
 
         Args:
             shard: which rows.
             rows: what to write by array name, each (n, ...); see `pipeline.store.schema`.
+            fallbacks: how many of their objects had costs that allow no mixture.
+
+        Raises:
+            OSError: the disk is full, or fails; the shard then does not count as complete.
         """
         bucket = self.layout.buckets[shard.bucket]
         expected = bucket.arrays(self.layout.soft_classes)
@@ -110,30 +129,65 @@ class StoreWriter:
         with zarr.config.set({"array.write_empty_chunks": True}):
             for name, values in rows.items():
                 assert values.shape == (len(shard.views), *expected[name].row), name
-                array = self._array(shard, name)
-                folder = self.path / array.path / "c" / str(shard.number)
-                file = folder.joinpath(*["0"] * len(expected[name].row))
+                folder = self._folder(shard, name)
+                places = [str(shard.number), *["0"] * len(expected[name].row)]
+                file = folder.joinpath("c", *places)
                 # zarr reads the shard that is there before it writes; a torn one would raise.
                 file.unlink(missing_ok=True)
-                array[start : start + len(values)] = values
-                for written in (file, *file.parents[: len(expected[name].row) + 1]):
+                self._array(shard, name)[start : start + len(values)] = values
+                # The folders between the array's and the file may be new.
+                for written in (file, *file.parents[: len(places) + 1]):
                     _sync(written)
-            complete = self._array(shard, "complete")
-            complete[shard.number] = 1
-        flag = self.path / complete.path / "c" / str(shard.number)
-        for written in (flag, flag.parent):
+        self._set(shard, "fallbacks", fallbacks)
+        self._set(shard, "complete", 1)
+
+    def retract(self, shard: Shard) -> None:
+        """Take back that a shard is complete, before it is written again."""
+        self._set(shard, "complete", 0)
+
+    def _set(self, shard: Shard, name: str, number: int) -> None:
+        with zarr.config.set({"array.write_empty_chunks": True}):
+            self._array(shard, name)[shard.number] = number
+        folder = self._folder(shard, name) / "c"
+        for written in (folder / str(shard.number), folder):
             _sync(written)
 
+    def _name(self, shard: Shard, name: str) -> str:
+        return f"buckets/{self.layout.buckets[shard.bucket].name}/{name}"
 
-def _attributes(path: Path, layout: StoreLayout, fingerprint: Fingerprint) -> dict[str, Any]:
+    def _folder(self, shard: Shard, name: str) -> Path:
+        return self.path / self._name(shard, name)
+
+    def _array(self, shard: Shard, name: str) -> zarr.Array[Any]:
+        array = self.group[self._name(shard, name)]
+        assert isinstance(array, zarr.Array)
+        return array
+
+
+def remove_store(path: Path) -> None:
+    """Remove a store such that no kill leaves half of it under its name."""
+    old = path.with_name(path.name + ".old")
+    if old.exists():
+        shutil.rmtree(old)
+    if path.exists():
+        path.rename(old)
+        _sync(path.parent)
+        shutil.rmtree(old)
+
+
+def _attributes(
+    path: Path, layout: StoreLayout, fingerprint: Fingerprint, made_with: dict[str, Any]
+) -> dict[str, Any]:
     attributes = {
         "format_version": FORMAT_VERSION,
         "fingerprint": fingerprint,
+        "made_with": made_with,
         "shard_rows": layout.shard_rows,
         "soft_classes": layout.soft_classes,
         "buckets": [
             {"padded": list(b.padded), "rows": b.rows, "priors": b.priors} for b in layout.buckets
         ],
+        "table": column_digests(layout.table),
         "metadata": metadata_digests(path),
     }
     attributes = json.loads(json.dumps(attributes))

@@ -1,0 +1,159 @@
+"""What the teacher says of the views of a data set, and what that depends on."""
+
+import pipeline.mmcv_ops  # noqa: F401
+
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+from mmdet.datasets.transforms import Resize
+from mmengine.config import ConfigDict
+from mmengine.device import get_device
+
+from pipeline.checkpoint import load_model, weights_digest
+from pipeline.coco import Objects
+from pipeline.dataset import DataInfo
+from pipeline.detector import preprocessing
+from pipeline.errors import UserError
+from pipeline.paths import Paths
+from pipeline.quantise import SoftSettings
+from pipeline.replay import ViewDataset, view_pipeline
+from pipeline.store.fingerprint import Fingerprint, label_parts
+from pipeline.store.schema import ASSIGNED_GT, Shard
+from pipeline.teacher import Assignment, Beliefs, Teacher
+from pipeline.views import View
+
+VERSIONS = (
+    "torch",
+    "torchvision",
+    "onedl-mmengine",
+    "onedl-mmdetection",
+    "onedl-mmcv",
+    "opencv-python-headless",
+    "numpy",
+)
+
+
+def load_teacher(paths: Paths, data: DataInfo) -> tuple[Teacher, ConfigDict]:
+    """The teacher on its device, and its config.
+
+    Raises:
+        UserError: it is missing, or knows other classes than the data set.
+    """
+    detector, model = load_model(paths.teacher, "lad teacher")
+    if detector.bbox_head.num_classes != len(data.classes):
+        raise UserError(
+            f"the teacher in {paths.teacher} knows {detector.bbox_head.num_classes} classes, "
+            f"the data set has {len(data.classes)}: {', '.join(data.classes)}"
+        )
+    return Teacher(detector.to(get_device())), model
+
+
+def labels_fingerprint(
+    data: DataInfo,
+    teacher: Teacher,
+    model: ConfigDict,
+    plan: tuple[View, ...],
+    soft: SoftSettings | None,
+) -> Fingerprint:
+    """Everything that the labels depend on.
+
+    Of library versions the first two numbers count, and of the teacher's config nothing on where
+    its weights come from (they are part of it themselves) or how boxes are selected afterwards.
+    """
+    resize = Resize(scale=plan[0].scale, keep_ratio=True)
+    given = preprocessing(model)
+    numerics: dict[str, Any] = {"device": teacher.device.type, "dtype": "float32"}
+    if teacher.device.type == "cuda":
+        numerics["tf32"] = [
+            torch.backends.cuda.matmul.allow_tf32,
+            torch.backends.cudnn.allow_tf32,
+        ]
+    return label_parts(data, plan, teacher.grid, given["pad_size_divisor"]) | {
+        "teacher": {
+            "weights": weights_digest(teacher.detector.state_dict()),
+            "model": {
+                part: _what_decides(model[part].to_dict())
+                for part in ("backbone", "neck", "bbox_head")
+            },
+        },
+        "preprocessing": model.data_preprocessor.to_dict()
+        | given
+        | {"resize": {"backend": resize.backend, "interpolation": resize.interpolation}},
+        "coding": asdict(soft) if soft else None,
+        "assignment": model.train_cfg.to_dict(),
+        "numerics": numerics,
+        "versions": {name: ".".join(version(name).split(".")[:2]) for name in VERSIONS},
+    }
+
+
+def _what_decides(config: Any) -> Any:
+    if isinstance(config, dict):
+        others = {"init_cfg", "test_cfg", "train_cfg"}
+        return {k: _what_decides(v) for k, v in config.items() if k not in others}
+    return config
+
+
+def view_dataset(data: DataInfo, plan: tuple[View, ...]) -> ViewDataset:
+    """All views of the training images, with all their objects."""
+    return ViewDataset(
+        plan=plan,
+        annotations=data.train.annotations,
+        images=data.train.images_folder,
+        classes=data.classes,
+        pipeline=view_pipeline(dict(type="KeepObjects"), meta_keys=["objects"]),
+    )
+
+
+def batches_of(shard: Shard, size: int) -> list[list[int]]:
+    """The views of a shard, in batches for the teacher."""
+    views: list[int] = shard.views.tolist()
+    return [views[start : start + size] for start in range(0, len(views), size)]
+
+
+def ask(
+    teacher: Teacher, batch: dict[str, Any], soft: SoftSettings | None
+) -> tuple[Assignment, Beliefs | None]:
+    """What the teacher says of views with the same padded size.
+
+    Args:
+        teacher: decides.
+        batch: B collated items of `view_dataset`.
+        soft: how soft scores are stored, if at all.
+    """
+    ready = teacher.detector.data_preprocessor(batch)
+    objects = [
+        Objects(
+            boxes=sample.metainfo["objects"]["boxes"].astype(np.float64),
+            labels=sample.metainfo["objects"]["labels"],
+            crowd=sample.metainfo["objects"]["crowd"],
+        )
+        for sample in ready["data_samples"]
+    ]
+    padded = tuple(ready["inputs"].shape[-2:])
+    outputs = teacher.forward(ready["inputs"])
+    assignment = teacher.assign(outputs, objects, padded)
+    return assignment, teacher.believe(outputs, objects, padded, soft.min_iou) if soft else None
+
+
+def label_batch(
+    teacher: Teacher, batch: dict[str, Any], soft: SoftSettings | None
+) -> tuple[dict[str, np.ndarray], int]:
+    """The rows of views with the same padded size.
+
+    Args:
+        teacher: decides.
+        batch: B collated items of `view_dataset`.
+        soft: how soft scores are stored, if at all.
+
+    Returns:
+        What to write by array name, each (B, ...), and the number of objects that fell back.
+    """
+    assignment, beliefs = ask(teacher, batch, soft)
+    rows = {ASSIGNED_GT: assignment.objects.to(torch.int16)}
+    if soft and beliefs:
+        rows["cls_scores"], rows["tail_mean"] = soft.scores.encode(beliefs.probabilities)
+        rows |= {name: getattr(beliefs, name).half() for name in ("overlap", "boxes", "iou")}
+    return {name: values.cpu().numpy() for name, values in rows.items()}, assignment.fallbacks

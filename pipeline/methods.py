@@ -1,0 +1,81 @@
+"""The methods of students: what each turns a PAA into, and what it reads from the store."""
+
+import pipeline.mmcv_ops  # noqa: F401
+
+import copy
+
+from mmengine.config import ConfigDict
+
+from pipeline.errors import UserError
+from pipeline.losses import SoftLabelLoss
+from pipeline.params import Student
+from pipeline.priors import PriorGrid
+from pipeline.replay import Attachments
+from pipeline.soft_students import AttachSoftScores, SoftLAD, SoftLADHead
+from pipeline.store.reader import LabelStore
+from pipeline.students import ASSIGNED, AttachAssignment, CachedLAD, CachedLADHead, CheckObjects
+
+CLASS_WEIGHT = {"soft": 10.0, "solad": 2.0}
+MIN_IOU = {"soft": 0.1, "solad": 0.5}
+"""Settings of LAD (WACV 2022, section 4) for its soft-label baseline and for SoLAD."""
+
+
+def student_labels(student: Student, store: LabelStore, grid: PriorGrid) -> Attachments:
+    """What attaches the labels that a cached student learns.
+
+    Raises:
+        UserError: the store holds no soft scores, or none for so low an overlap.
+    """
+    check = dict(type=CheckObjects.__name__, store=store.path)
+    assignment = dict(type=AttachAssignment.__name__, store=store.path, grid=grid)
+    if student.method == "lad":
+        return Attachments([check, assignment], [ASSIGNED])
+    settings = store.soft_settings()
+    if settings is None:
+        raise UserError(
+            f"the method {student.method} needs soft scores, and the store {store.path} has none; "
+            "set labels.soft: true and run `lad labels --replace`"
+        )
+    min_iou = overlap_threshold(student)
+    if min_iou < settings.min_iou:
+        raise UserError(
+            f"the student's min_iou must be at least the store's: expected >= {settings.min_iou}, "
+            f"got {min_iou}; raise it, or lower labels.min_iou and run `lad labels --replace`"
+        )
+    soft = dict(type=AttachSoftScores.__name__, store=store.path, grid=grid, min_iou=min_iou)
+    if student.method == "soft":
+        return Attachments([check], after_packing=[soft])
+    return Attachments([check, assignment], [ASSIGNED], [soft])
+
+
+def overlap_threshold(student: Student) -> float:
+    """The student's m: its own, or that of its method."""
+    return MIN_IOU[student.method] if student.min_iou is None else student.min_iou
+
+
+def student_model(model: ConfigDict, method: str, store: LabelStore | None = None) -> ConfigDict:
+    """The config of a PAA turned into that of a student of `method`.
+
+    Args:
+        model: of type PAA.
+        method: as in params.yaml.
+        store: what it learns from; `soft` and `solad` need its coding.
+    """
+    if method == "paa":
+        return model
+    model = copy.deepcopy(model)
+    if method == "lad":
+        model.type = CachedLAD.__name__
+        model.bbox_head.type = CachedLADHead.__name__
+        return model
+    assert store is not None
+    model.type = SoftLAD.__name__
+    model.bbox_head.update(
+        type=SoftLADHead.__name__,
+        coding=store.coding,
+        soft_cls=dict(type=SoftLabelLoss.__name__, loss_weight=CLASS_WEIGHT[method]),
+        soft_iou=dict(type=SoftLabelLoss.__name__, loss_weight=10.0),
+        soft_bbox=dict(type="GIoULoss", loss_weight=1.3),
+        with_assignment=method == "solad",
+    )
+    return model

@@ -1,0 +1,244 @@
+"""A short probe of a teacher: what some views cost in time and on disk, before a teacher pass.
+
+It takes what is there: the checked data set or the user's, the trained teacher, the user's
+checkpoint, or a config with random weights.
+"""
+
+import pipeline.mmcv_ops  # noqa: F401
+
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from mmengine.dataset import pseudo_collate
+from mmengine.device import get_device
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from pipeline.checkpoint import load_weights, read_weights
+from pipeline.coco import AnnotatedImage, load_images, read_coco
+from pipeline.dataset import DataInfo, SplitInfo, load_data_info
+from pipeline.detector import build_detector, load_model_config, preprocessing, without_downloads
+from pipeline.digits import write_digits
+from pipeline.errors import UserError
+from pipeline.labelling import label_batch, load_teacher, view_dataset
+from pipeline.params import BUILT_IN_DATA, Labels, Params, Split
+from pipeline.paths import Paths
+from pipeline.quantise import SoftSettings
+from pipeline.store.schema import Shard, plan_store
+from pipeline.store.writer import StoreWriter
+from pipeline.teacher import Teacher
+from pipeline.views import Shape, View
+
+
+@contextmanager
+def find_data(params: Params, paths: Paths) -> Iterator[DataInfo]:
+    """The checked data set, or where `lad data` has not run, that of the settings as it is.
+
+    Raises:
+        UserError: there is no annotation file.
+    """
+    if (paths.data / "data.json").is_file():
+        yield load_data_info(paths)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        source, split = Path(params.data.source), params.data.train
+        if params.data.source == BUILT_IN_DATA:
+            source, split = Path(folder), Split(annotations="train.json", images="images")
+            write_digits(source, params.data.digits)
+        file = source / split.annotations
+        categories = read_coco(file)["categories"]
+        train = SplitInfo(file, source / split.images, "", "")
+        yield DataInfo(tuple(str(one.get("name")) for one in categories), train, train)
+
+
+def read_images(data: DataInfo) -> tuple[AnnotatedImage, ...]:
+    """The training images, of a file that may be unchecked.
+
+    Raises:
+        UserError: what it says of an image or object is not COCO's.
+    """
+    file = data.train.annotations
+    try:
+        images = load_images(file)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{file}: expected images and annotations as in COCO format, got {error!r}; "
+            "run `lad data`, which checks and completes them"
+        ) from None
+    if not images:
+        raise UserError(f"{file} has no images; set `data.source` and the split's `annotations`")
+    return images
+
+
+@dataclass(frozen=True, eq=False)
+class ProbeTeacher:
+    """The teacher that there is.
+
+    Attributes:
+        teacher: on its device.
+        divisor: its padded sides are multiples of it.
+        trained: false for random weights.
+        name: what it is, for the report.
+    """
+
+    teacher: Teacher
+    divisor: int
+    trained: bool
+    name: str
+
+
+def find_teacher(params: Params, paths: Paths, data: DataInfo, config: str | None) -> ProbeTeacher:
+    """The teacher of the project, else the checkpoint of the settings, else random weights.
+
+    Args:
+        params: the settings.
+        paths: where the teacher may be.
+        data: its classes are the teacher's.
+        config: an mmdet config to take with random weights whatever else there is.
+
+    Raises:
+        UserError: the teacher, checkpoint or config is broken.
+    """
+    if config is None and paths.teacher.is_dir():
+        teacher, model = load_teacher(paths, data)
+        return ProbeTeacher(teacher, _divisor(model), True, f"the teacher in {paths.teacher}")
+    settings = params.teacher
+    model = without_downloads(load_model_config(config or settings.config, len(data.classes)))
+    detector = build_detector(model)
+    file = None if config or settings.checkpoint is None else Path(settings.checkpoint)
+    if file is not None and file.is_file():
+        load_weights(detector, read_weights(file, settings.trust_checkpoint), file)
+        name = f"the checkpoint {file}"
+    else:
+        name = f"random weights of {config or settings.config}"
+        name += f" ({file} is missing)" if file else ""
+        file = None
+    teacher = Teacher(detector.to(get_device()))
+    return ProbeTeacher(teacher, _divisor(model), file is not None, name)
+
+
+def _divisor(model: Any) -> int:
+    divisor: int = preprocessing(model)["pad_size_divisor"]
+    return divisor
+
+
+@dataclass(frozen=True)
+class BatchCost:
+    """What a batch of views of one bucket has cost.
+
+    Attributes:
+        padded: (height, width) in pixels.
+        views: how many.
+        seconds: to load, label and write them.
+        sizes: bytes of their rows on disk by array.
+    """
+
+    padded: Shape
+    views: int
+    seconds: float
+    sizes: dict[str, int]
+
+
+def probe_teacher(
+    asked: ProbeTeacher,
+    data: DataInfo,
+    images: Sequence[AnnotatedImage],
+    plan: tuple[View, ...],
+    labels: Labels,
+    views: int,
+    seconds: float,
+) -> list[BatchCost]:
+    """Have a teacher label all views of random images, into a store that is thrown away.
+
+    Args:
+        asked: the teacher.
+        data: the data set, with its image files.
+        images: of the data set, in file order.
+        plan: the view plan.
+        labels: the settings of the pass.
+        views: how many, about.
+        seconds: after which no batch is begun.
+
+    Raises:
+        UserError: an image file is missing.
+    """
+    rng = np.random.default_rng(0)
+    chosen = np.sort(rng.permutation(len(images))[: max(1, views // len(plan))])
+    layout = plan_store(
+        [images[image] for image in chosen],
+        plan,
+        asked.teacher.grid,
+        asked.divisor,
+        # A shard is a batch, so that the probe can end after any.
+        labels.batch_size,
+        len(data.classes) if labels.soft else 0,
+    )
+    # In random order: the seconds may end before all buckets had their turn.
+    shards = list(layout.shards())
+    shards = [shards[place] for place in rng.permutation(len(shards))]
+    loader: DataLoader[Any] = DataLoader(
+        view_dataset(data, plan),
+        batch_sampler=[_places(shard.views, chosen, len(plan)) for shard in shards],
+        num_workers=labels.workers,
+        collate_fn=pseudo_collate,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        writer = StoreWriter.create(Path(folder) / "probe.zarr", layout, {})
+        try:
+            return _label(asked.teacher, writer, shards, loader, labels, seconds)
+        except FileNotFoundError as error:
+            raise UserError(
+                f"an image of {data.train.annotations} is missing: "
+                f"{str(error).strip().splitlines()[-1]}; run `lad data`, which checks them all"
+            ) from None
+
+
+def _places(views: npt.NDArray[np.int64], chosen: npt.NDArray[np.int64], plan: int) -> list[int]:
+    """Places in the whole data set of `views`, places among those of the `chosen` images."""
+    places: list[int] = (chosen[views // plan] * plan + views % plan).tolist()
+    return places
+
+
+def _label(
+    teacher: Teacher,
+    writer: StoreWriter,
+    shards: Sequence[Shard],
+    loader: Iterable[Any],
+    labels: Labels,
+    seconds: float,
+) -> list[BatchCost]:
+    soft = SoftSettings.of(labels)
+    costs: list[BatchCost] = []
+    began = before = time.perf_counter()
+    for shard, batch in zip(shards, tqdm(loader, desc="probe", unit="batch"), strict=True):
+        rows, _ = label_batch(teacher, batch, soft)
+        writer.write(shard, rows)
+        now = time.perf_counter()
+        bucket = writer.layout.buckets[shard.bucket]
+        sizes = {
+            name: _row_bytes(writer.path / "buckets" / bucket.name / name, shard.number, labels)
+            for name in rows
+        }
+        costs.append(BatchCost(bucket.padded, len(shard.views), now - before, sizes))
+        before = time.perf_counter()
+        if before - began > seconds:
+            break
+    return costs
+
+
+def _row_bytes(array: Path, shard: int, labels: Labels) -> int:
+    """Bytes of a shard's rows, without its index."""
+    (file,) = (f for f in (array / "c" / str(shard)).rglob("*") if f.is_file())
+    return file.stat().st_size - index_bytes(labels.batch_size)
+
+
+def index_bytes(shard_rows: int) -> int:
+    """Bytes of a shard's index: offset and length of each row, and a checksum."""
+    return 16 * shard_rows + 4

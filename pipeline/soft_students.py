@@ -1,0 +1,232 @@
+"""Students that learn the teacher's cached soft scores: `soft`, and `solad` with assignments, too.
+
+Shapes: B views, P priors of the batch's grid, C classes, N priors whose teacher box overlaps an
+object by more than the student's threshold m.
+"""
+
+import pipeline.mmcv_ops  # noqa: F401
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmcv.transforms import BaseTransform
+from mmdet.models.detectors import PAA
+from mmdet.models.utils import levels_to_images, unpack_gt_instances
+from mmdet.registry import MODELS, TRANSFORMS
+from mmdet.structures import SampleList
+from torch import Tensor
+
+from pipeline.priors import PriorGrid
+from pipeline.quantise import Coding
+from pipeline.store.reader import LabelStore
+from pipeline.students import CachedLADHead, level_shapes_of
+from pipeline.views import Shape
+
+SOFT = "soft"
+SOFT_CODES = "soft_codes"
+
+
+@dataclass(frozen=True, eq=False)
+class SoftTargets:
+    """What a view's soft scores say beside its class probabilities.
+
+    Attributes:
+        padded: (height, width) of the view's own grid.
+        tail_mean: (C,) float16 mean probability of each class's tail.
+        cells: (N, 3) int64 level, row, column of the priors with a teacher box.
+        overlap: (N,) float32 best IoU of that box with an object.
+        boxes: (N, 4) float32 left, top, right, bottom from the prior's centre, in strides.
+        iou: (N,) float32 the teacher's IoU prediction.
+    """
+
+    padded: Shape
+    tail_mean: np.ndarray
+    cells: np.ndarray
+    overlap: np.ndarray
+    boxes: np.ndarray
+    iou: np.ndarray
+
+
+@TRANSFORMS.register_module()
+class AttachSoftScores(BaseTransform):
+    """Attaches the cached soft scores of the view to a packed sample.
+
+    Comes after `PackDetInputs`. Added to the sample: soft_codes, (P, C) uint8 codes on the view's
+    own grid, and soft, `SoftTargets`.
+
+    Args:
+        store: path of the label store.
+        grid: the priors of the student's head.
+        min_iou: m, teacher boxes count where they overlap an object by more than this.
+    """
+
+    def __init__(self, store: str | Path, grid: PriorGrid, min_iou: float) -> None:
+        self.store = LabelStore(store)
+        self.grid = grid
+        self.min_iou = min_iou
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Attach the soft scores."""
+        sample = results["data_samples"]
+        view = sample.metainfo["view_index"]
+        scores = self.store.soft(view)
+        padded = self.store.padded(view)
+        kept = np.flatnonzero(scores.overlap > self.min_iou)
+        sample.set_field(torch.from_numpy(scores.codes.copy()), SOFT_CODES)
+        sample.set_field(
+            SoftTargets(
+                padded=padded,
+                tail_mean=scores.tail_mean,
+                cells=self.grid.cells(kept, padded),
+                overlap=scores.overlap[kept].astype(np.float32),
+                boxes=scores.boxes[kept].astype(np.float32),
+                iou=scores.iou[kept].astype(np.float32),
+            ),
+            SOFT,
+        )
+        return results
+
+
+@MODELS.register_module()
+class SoftLADHead(CachedLADHead):
+    """A PAA head with the soft-label losses of LAD (WACV 2022, section 4, its KL baseline).
+
+    Args:
+        coding: of the store's class probabilities.
+        soft_cls: loss of the classes.
+        soft_iou: loss of the IoU branch.
+        soft_bbox: loss of the boxes.
+        with_assignment: whether LAD's losses on cached assignments are added (SoLAD).
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        coding: Coding,
+        soft_cls: dict[str, Any],
+        soft_iou: dict[str, Any],
+        soft_bbox: dict[str, Any],
+        with_assignment: bool,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.coding = coding
+        self.soft_cls = MODELS.build(soft_cls)
+        self.soft_iou = MODELS.build(soft_iou)
+        self.soft_bbox = MODELS.build(soft_bbox)
+        self.with_assignment = with_assignment
+
+    def cached_losses(self, features: list[Tensor], samples: SampleList) -> dict[str, Tensor]:
+        """loss_soft_cls, loss_soft_bbox and loss_soft_iou, and LAD's losses if it is SoLAD.
+
+        Args:
+            features: of the neck.
+            samples: B samples, as `AttachSoftScores` and the preprocessor leave them.
+        """
+        outputs = self(features)
+        losses = self.soft_losses(outputs, samples)
+        if self.with_assignment:
+            instances, ignored, metas = unpack_gt_instances(samples)
+            losses |= self.loss_by_feat(
+                *outputs,
+                instances,
+                metas,
+                ignored,
+                label_assignment_results=self.cached_assignment(
+                    samples, level_shapes_of(features), features[0].device
+                ),
+            )
+        return losses
+
+    def soft_losses(
+        self, outputs: tuple[list[Tensor], ...], samples: SampleList
+    ) -> dict[str, Tensor]:
+        """The soft-label losses from the outputs of the head.
+
+        Args:
+            outputs: of each level the class logits (B, C, H, W), the encoded boxes (B, 4, H, W)
+                and the logits of the IoU branch (B, 1, H, W).
+            samples: B samples.
+        """
+        shapes = level_shapes_of(outputs[0])
+        scores, deltas, iou = (torch.cat(levels_to_images(levels)) for levels in outputs)
+        device = scores.device
+        targets: list[SoftTargets] = [getattr(sample, SOFT) for sample in samples]
+        level, row, column = np.concatenate([one.cells for one in targets]).T
+        counts = [len(one.cells) for one in targets]
+        places = torch.from_numpy(self.places(level, row, column, counts, shapes)).to(device)
+        overlap, boxes, teacher_iou = (
+            torch.from_numpy(np.concatenate([getattr(one, name) for one in targets])).to(device)
+            for name in ("overlap", "boxes", "iou")
+        )
+        total = overlap.sum()
+        total = torch.where(total > 0, total, torch.ones_like(total))
+
+        losses = {
+            "loss_soft_cls": self.soft_cls(
+                scores,
+                self._probabilities(samples, targets, shapes),
+                self.own_grid_weights(samples, shapes, device),
+                avg_factor=total,
+            )
+        }
+        if not len(places):
+            nothing = deltas.sum() * 0 + iou.sum() * 0
+            return losses | {"loss_soft_bbox": nothing, "loss_soft_iou": nothing}
+        anchors = self.anchors(level, row, column).to(device)
+        strides = torch.tensor([stride for stride, _ in self.prior_generator.strides])
+        distances = boxes * strides.to(device)[torch.from_numpy(level).to(device)][:, None]
+        centres = (anchors[:, :2] + anchors[:, 2:]) / 2
+        believed = torch.cat([centres - distances[:, :2], centres + distances[:, 2:]], 1)
+        losses["loss_soft_bbox"] = self.soft_bbox(
+            self.bbox_coder.decode(anchors, deltas[places]), believed, overlap, avg_factor=total
+        )
+        losses["loss_soft_iou"] = self.soft_iou(iou[places, 0], teacher_iou, avg_factor=total)
+        return losses
+
+    def _probabilities(
+        self, samples: SampleList, targets: list[SoftTargets], shapes: list[Shape]
+    ) -> Tensor:
+        """The teacher's class probabilities on the batch's grid, (B * P, C)."""
+        codes = [getattr(sample, SOFT_CODES) for sample in samples]
+        device = codes[0].device
+        tail_mean = torch.from_numpy(np.stack([one.tail_mean for one in targets])).to(device)
+        if all(one.padded == samples[0].metainfo["batch_input_shape"] for one in targets):
+            placed = torch.stack(codes)
+        else:
+            priors = sum(rows * columns for rows, columns in shapes)
+            placed = codes[0].new_zeros(len(codes), priors, codes[0].shape[1])
+            for image, (own, one) in enumerate(zip(codes, targets, strict=True)):
+                placed[image, self._own_places(one.padded, shapes).to(device)] = own
+        return self.coding.decode(placed, tail_mean).flatten(0, 1)
+
+    def _own_places(self, padded: Shape, shapes: list[Shape]) -> Tensor:
+        """Where the priors of a view's own grid lie in the batch's grid."""
+        strides = [stride for stride, _ in self.prior_generator.strides]
+        places, start = [], 0
+        for (rows, columns), stride in zip(shapes, strides, strict=True):
+            own_rows, own_columns = (-(-side // stride) for side in padded)
+            grid = torch.arange(start, start + rows * columns).view(rows, columns)
+            places.append(grid[:own_rows, :own_columns].flatten())
+            start += rows * columns
+        return torch.cat(places)
+
+
+@MODELS.register_module()
+class SoftLAD(PAA):
+    """A PAA detector that learns cached soft scores, alone or with cached assignments."""
+
+    def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> dict[str, Tensor]:
+        """The losses of `SoftLADHead.cached_losses`.
+
+        Args:
+            batch_inputs: (B, 3, H, W) normalised images.
+            batch_data_samples: B samples.
+        """
+        losses: dict[str, Tensor] = self.bbox_head.cached_losses(
+            self.extract_feat(batch_inputs), batch_data_samples
+        )
+        return losses

@@ -1,0 +1,118 @@
+"""A store of COCO's size: what it takes on disk, and that the benchmark reads it."""
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from pipeline.params import Labels
+from pipeline.store.read_times import time_reads
+from pipeline.store.reader import LabelStore
+from pipeline.store.summary import summarise
+from pipeline.store_benchmark import (
+    CLASSES,
+    OBJECTS_PER_IMAGE,
+    SCALE,
+    RandomTeacher,
+    random_images,
+    write_random_store,
+)
+
+VIEWS = 16
+PADDED = (800, 1344)
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("store") / "random.zarr"
+    write_random_store(path, VIEWS, Labels(shard_rows=8))
+    return path
+
+
+@pytest.fixture(scope="module")
+def sizes(path) -> dict[str, float]:
+    """Bytes a view by array."""
+    return {name: size.stored / VIEWS for name, size in summarise(path).sizes.items()}
+
+
+def test_a_view_has_the_priors_and_classes_of_coco(path) -> None:
+    store = LabelStore(path)
+    (bucket,) = store.layout.buckets
+    assert bucket.padded == PADDED
+    assert bucket.priors >= 21_824
+    assert store.layout.soft_classes == CLASSES == 80
+    store.require_complete()
+
+
+def test_assignments_take_300_bytes_a_view(sizes) -> None:
+    assert sizes["assigned_gt"] <= 300
+
+
+def test_soft_scores_take_12_kib_a_view(sizes) -> None:
+    assert sum(size for name, size in sizes.items() if name != "assigned_gt") <= 12 * 1024
+
+
+def test_objects_are_like_those_of_coco() -> None:
+    images = random_images(256, seed=1)
+    counts = [len(image.objects.labels) for image in images]
+    assert np.mean(counts) == pytest.approx(OBJECTS_PER_IMAGE, rel=0.05)
+    boxes = np.concatenate([image.objects.boxes for image in images])
+    assert (boxes >= 0).all()
+    assert (boxes[:, 2:] <= SCALE).all()
+    sides = boxes[:, 2:] - boxes[:, :2]
+    size = np.sqrt(sides.prod(1) / np.prod(SCALE) * 640 * 480)
+    assert (size < 32).mean() == pytest.approx(0.41, abs=0.05)
+    assert (size > 96).mean() == pytest.approx(0.25, abs=0.05)
+
+
+def test_outputs_are_like_those_of_a_trained_teacher() -> None:
+    teacher = RandomTeacher(seed=1)
+    under = []
+    for image in random_images(VIEWS, seed=1):
+        teacher.objects = image.objects
+        outputs = teacher.forward(torch.empty(1, 3, *PADDED))
+        probabilities = outputs.scores.sigmoid()[0]
+        under.append((probabilities < 0.01).float().mean().item())
+        assert 1e-4 < probabilities.median() < 2e-3
+        beliefs = teacher.believe(outputs, [image.objects], PADDED, 0.1)
+        assigned = teacher.assign(outputs, [image.objects], PADDED).objects[0]
+        # Positives have boxes on objects, and probabilities that stand out.
+        learnt = assigned >= 0
+        assert (beliefs.overlap[0, learnt] > 0).float().mean() > 0.5
+        assert probabilities[learnt].amax(1).median() > 3 * probabilities[~learnt].amax(1).median()
+    assert np.mean(under) == pytest.approx(0.998, abs=0.0005)
+
+
+def test_the_same_seed_gives_the_same_outputs() -> None:
+    one, other = RandomTeacher(seed=3), RandomTeacher(seed=3)
+    one.objects = other.objects = random_images(1, seed=0)[0].objects
+    images = torch.empty(1, 3, *PADDED)
+    assert torch.equal(one.forward(images).scores, other.forward(images).scores)
+
+
+def test_reads_are_faster_than_those_of_zarr(path) -> None:
+    times = time_reads(path, reads=20)
+    # The bars are 10 and 4, for `lad bench` on a quiet machine.
+    assert times.ratio("assignment") > 3
+    assert times.ratio("soft scores") > 1
+    assert times.decode is not None
+
+
+def test_a_store_without_soft_scores_is_timed(tmp_path) -> None:
+    path = tmp_path / "hard.zarr"
+    write_random_store(path, 2, Labels(soft=False))
+    times = time_reads(path, reads=4)
+    assert set(times.reads) == {"assignment"}
+    assert times.decode is None
+
+
+def test_bench_needs_no_project(tmp_path) -> None:
+    from stages.bench import command
+
+    arguments = ["--views", "2", "--reads", "5"]
+    obj = (tmp_path / "params.yaml", tmp_path / "out")
+    result = CliRunner().invoke(command, arguments, obj=obj, catch_exceptions=False)
+    assert "| assignment |" in result.output
+    assert "| cls_scores |" in result.output
+    assert "no steps of a student" in result.output
+    assert (tmp_path / "out/bench.json").is_file()
