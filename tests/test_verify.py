@@ -62,7 +62,7 @@ def edit(project, array: str, view: int, change) -> str:
 def test_a_good_store_passes(project) -> None:
     shown = run(project, "--sample", "all")
     assert shown.exit_code == 0, shown.output
-    assert "read 576 rows of 96 views in 12 shards and 5 buckets" in shown.output
+    assert "read 576 rows of 96 views in 12 shards and 6 buckets" in shown.output
     assert "recomputed 96 views" in shown.output
     store = LabelStore(project.paths.labels)
     priors = sum(bucket.priors * bucket.rows for bucket in store.layout.buckets)
@@ -166,30 +166,29 @@ def scale_what_is_kept(row: np.ndarray) -> None:
     row[row > 0] *= np.float16(1.004)
 
 
-@pytest.mark.parametrize(
-    ("array", "change", "count"),
-    [
-        ("assigned_gt", move_a_label, 1),
-        ("cls_scores", lower_the_best_code, 1),
-        ("cls_scores", set_to((slice(None), 0), 0), None),
-        ("tail_mean", set_to(2, 0.004), 1),
-        ("boxes", scale_what_is_kept, None),
-        ("overlap", scale_what_is_kept, None),
-        ("iou", scale_what_is_kept, None),
-    ],
-)
-def test_what_the_teacher_does_not_say(project, array: str, change, count: int | None) -> None:
+def test_what_the_teacher_does_not_say(project) -> None:
     """Written with right checksums and in range: only the teacher knows."""
-    place = edit(project, array, some_view(project), change)
+    changes = {
+        "assigned_gt": move_a_label,
+        "cls_scores": lower_the_best_code,
+        "tail_mean": set_to(2, 0.004),
+        "overlap": scale_what_is_kept,
+        "boxes": scale_what_is_kept,
+        "iou": scale_what_is_kept,
+    }
+    view = some_view(project)
+    places = [edit(project, array, view, change) for array, change in changes.items()]
     assert structure(project) == []
     shown = run(project, "--sample", "all")
     assert shown.exit_code == 1
     assert "is as it should be" not in shown.output
     report = json.loads((project.paths.root / "verify.json").read_text())
     assert not report["passed"]
-    assert report["compared"][array]["differ"] == count or (count is None)
-    assert all(problem.startswith(f"{place}: ") for problem in report["problems"][:1])
-    assert report["problem_count"] == len([n for n in report["compared"].values() if n["differ"]])
+    assert report["problem_count"] == len(changes)
+    for place, array, problem in zip(places, changes, report["problems"], strict=True):
+        assert problem.startswith(f"{place}: ")
+        differ = report["compared"][array]["differ"]
+        assert differ == 1 if array in ("assigned_gt", "cls_scores", "tail_mean") else differ > 1
 
 
 def test_another_teacher(project) -> None:

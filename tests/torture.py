@@ -16,6 +16,7 @@ os.environ["TQDM_DISABLE"] = "1"
 import pipeline.mmcv_ops
 
 import argparse
+import gc
 import json
 import random
 import select
@@ -458,6 +459,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, help="in the data set")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
+    # All that was imported: children then have little garbage to look through, and to copy.
+    gc.freeze()
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         work, images = {"kills": (kills, 24), "flips": (flips, 7)}[arguments.what]
