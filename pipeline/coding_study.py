@@ -74,7 +74,9 @@ class SoftBatch:
         self.beliefs = teacher.believe(outputs, self.objects, self.padded, min_iou)
 
 
-def _batches(dataset: ViewDataset, views: Sequence[int], divisor: int, size: int) -> list[list[int]]:
+def _batches(
+    dataset: ViewDataset, views: Sequence[int], divisor: int, size: int
+) -> list[list[int]]:
     """Views in batches of one bucket each, in order."""
     buckets: dict[Shape, list[int]] = {}
     for view in views:
