@@ -1,4 +1,4 @@
-# make demo | test | check | bench | setup | lock
+# make demo | test | check | bench | torture | setup | lock
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ STAMP := $(VENV)/installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: setup demo test check format bench lock clean
+.PHONY: setup demo test check format bench torture lock clean
 
 setup: $(STAMP)
 
@@ -32,6 +32,11 @@ check: setup
 format: setup
 	ruff format .
 	ruff check --fix .
+
+# Kills passes and damages stores, many times: some 3 minutes.
+torture: setup
+	python -m tests.torture kills --count 50
+	python -m tests.torture flips --count 500
 
 bench: setup
 	lad bench

@@ -102,7 +102,7 @@ def test_the_fingerprint_has_every_part(labelled) -> None:
         "coding.min_iou",
         "numerics.device",
         "numerics.dtype",
-        "versions.labels",
+        "code",
         "versions.torch",
         "versions.onedl-mmdetection",
         "versions.opencv-python-headless",

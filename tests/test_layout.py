@@ -31,7 +31,7 @@ LAYERS = [
     {"prepare", "training", "evaluation", "report", "precompute", "verification", "labelling"},
     {"methods"},
     {"soft_students"},
-    {"teacher", "students", "replay", "detector", "checkpoint", "mmcv_ops"},
+    {"teacher", "students", "replay", "detector", "checkpoint", "losses", "mmcv_ops"},
     {
         "assignment.paa",
         "assignment.mixture",
