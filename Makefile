@@ -38,7 +38,9 @@ torture: setup
 	python -m tests.torture kills --count 50
 	python -m tests.torture flips --count 500
 
+# The student's steps need the demo's teacher and labels, which are made where they are missing.
 bench: setup
+	dvc repro labels
 	lad bench
 
 # Needs uv. No index lines: the lock must not say where packages were fetched from.
