@@ -118,12 +118,12 @@ def _open_store(
                 raise UserError(f"{error}\n(nothing was changed)") from None
         else:
             for line in differences(made_with, store.made_with):
-                _note(f"{line} in the store; labels do not depend on this")
+                _note(f"{line} in the store; its labels stay valid")
             with _writing(path):
                 # An unfinished store goes on with the shards that it was begun with.
                 writer = StoreWriter(path, store.layout)
                 _retract_damaged(store, writer)
-            return writer, store.made_with
+            return writer, made_with | store.made_with
     with _writing(path):
         remove_store(path)
         return StoreWriter.create(path, layout, fingerprint, made_with), made_with

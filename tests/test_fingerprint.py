@@ -287,6 +287,6 @@ def test_what_can_not_change_labels_is_shown_and_changes_nothing(
     project.change(labels={"batch_size": 3, "workers": 1, "shard_rows": 5})
     precompute_labels(project.params, project.paths, replace=True)
     shown = capsys.readouterr().err
-    assert "note: batch_size: expected 3, found 4 in the store; labels do not depend" in shown
+    assert "note: batch_size: expected 3, found 4 in the store; its labels stay valid" in shown
     assert "note: workers: expected 1, found 0 in the store" in shown
     assert files(project.paths.labels) == before

@@ -394,6 +394,7 @@ def flips(count: int, folder: Path, seed: int, images: int) -> None:
             place = file.relative_to(store)
             array = place.parts[2] if place.parts[0] == "buckets" and "c" in place.parts else ""
             kind = "metadata" if file.name == "zarr.json" else array or "views"
+            kind = "attributes" if file == store / "zarr.json" else kind
             kinds.setdefault(kind, []).append(file)
             if array and len(place.parts) > 5:
                 kinds.setdefault("index", []).append(file)
