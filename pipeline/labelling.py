@@ -21,7 +21,7 @@ from pipeline.dataset import DataInfo
 from pipeline.detector import preprocessing
 from pipeline.errors import UserError
 from pipeline.paths import Paths
-from pipeline.quantise import SoftSettings
+from pipeline.quantise import SoftSettings, encode_share, encode_sides
 from pipeline.replay import ViewDataset, view_pipeline
 from pipeline.store.fingerprint import Fingerprint, label_parts
 from pipeline.store.schema import ASSIGNED_GT, Shard
@@ -185,6 +185,8 @@ def label_batch(
     assignment, beliefs = ask(teacher, batch, soft)
     rows = {ASSIGNED_GT: assignment.objects.to(torch.int16)}
     if soft and beliefs:
-        rows["cls_scores"], rows["tail_mean"] = soft.scores.encode(beliefs.probabilities)
-        rows |= {name: getattr(beliefs, name).half() for name in ("overlap", "boxes", "iou")}
+        coded = soft.scores.encode(beliefs.probabilities)
+        rows |= dict(zip(("cls_scores", "tail_mean", "tail_scale"), coded, strict=True))
+        rows["boxes"] = encode_sides(beliefs.boxes)
+        rows |= {name: encode_share(getattr(beliefs, name)) for name in ("overlap", "iou")}
     return {name: values.cpu().numpy() for name, values in rows.items()}, assignment.fallbacks

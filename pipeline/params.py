@@ -119,9 +119,9 @@ class Teacher(Section):
 class Scores(Section):
     """How soft class scores are coded; see `pipeline.quantise.Coding`."""
 
-    cut: float = Field(0.005, gt=0, lt=1)
-    levels: int = Field(254, ge=2, le=254)
-    power: float = Field(2.0, gt=0)
+    cut: float = Field(0.012, gt=0, lt=1)
+    levels: int = Field(63, ge=2, le=254)
+    power: float = Field(1.5, gt=0)
 
 
 class Labels(Section):

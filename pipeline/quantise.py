@@ -1,33 +1,44 @@
-"""Soft scores as bytes: a non-linear scale for probabilities, and a mean for their long tail.
+"""Soft scores as bytes: a non-linear scale for probabilities, and a model of their long tail.
 
-Most of a detector's class probabilities are close to 0, and they dominate both the size of a
-store and, summed up, the gradient of a soft-label loss. Cutting them to 0 biases that gradient;
-here a probability under the cut is replaced by the mean of its class's tail in that view, which
-keeps the sum.
+Most of a detector's class probabilities are close to 0. They dominate the size of a store and,
+summed up, much of the gradient of a soft-label loss. Cutting them to 0 biases that gradient. Here
+a probability under the cut becomes the mean of its class in that view times a scale of the place
+where its prior lies: background is quieter in one corner of an image than in another, for all
+classes alike. Sums over a class stay what they were. docs/coding.md has the measurements.
 
-Shapes: (..., P, C) with P priors and C classes.
+Shapes: (..., P, C) with P priors, C classes, and R = ceil(P / RUN) runs of neighbouring priors.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.params import Labels
 
 TAIL = 0
 """The code of a probability in the tail."""
+RUN = 4
+"""Priors that share a tail scale: consecutive ones, which are neighbours in a row of cells."""
+STEPS_PER_OCTAVE = 2
+NEUTRAL = 128
+"""A tail scale of code k is 2 ** ((k - NEUTRAL) / STEPS_PER_OCTAVE)."""
+OCTAVES = 16
+"""Tail scales lie between 2 ** -OCTAVES and 2 ** OCTAVES."""
 
 
 @dataclass(frozen=True)
 class Coding:
-    """How probabilities become codes: 0 in the tail, 1 to `levels` evenly on a power scale.
+    """How probabilities become codes: 0 in the tail, 1 to `levels` for even bins on a power scale.
 
     Attributes:
         cut: probabilities under it are the tail.
         levels: number of codes beside the tail's, at most 254.
-        power: code k stands for (a + (1 - a) (k - 1) / (levels - 1)) ** power with
-            a = cut ** (1 / power): 1 is linear, 2 the square root.
+        power: bin k spans (a + (1 - a) (k - 1) / levels) ** power to the same with k, where
+            a = cut ** (1 / power): 1 is linear, 2 the square root. Its code stands for the same
+            with k - 1/2.
     """
 
     cut: float
@@ -38,33 +49,142 @@ class Coding:
         if not (0 < self.cut < 1 and 2 <= self.levels <= 254 and self.power > 0):
             raise ValueError(f"expected 0 < cut < 1, 2 <= levels <= 254, 0 < power, got {self}")
 
-    @property
-    def _start(self) -> float:
-        return float(self.cut ** (1 / self.power))
+    def _on_scale(self, bins: Tensor) -> Tensor:
+        start = self.cut ** (1 / self.power)
+        return (start + (1 - start) * bins / self.levels) ** self.power
 
-    def values(self, device: torch.device | str = "cpu") -> Tensor:
+    def edges(self) -> Tensor:
+        """Where each bin begins, (levels,) float32; the first is `cut`."""
+        edges = self._on_scale(torch.arange(self.levels, dtype=torch.float64)).float()
+        edges[0] = self.cut
+        return edges
+
+    def values(self) -> Tensor:
         """The probability of each code, (levels + 1,) float32; that of the tail is 0."""
-        steps = torch.linspace(self._start, 1, self.levels, dtype=torch.float64, device=device)
-        return torch.cat([steps.new_zeros(1), steps**self.power]).float()
-
-    def encode(self, probabilities: Tensor) -> tuple[Tensor, Tensor]:
-        """Codes (..., P, C) uint8, and the mean of each class's tail (..., C) float16."""
-        in_tail = probabilities < self.cut
-        scale = (self.levels - 1) / (1 - self._start)
-        code = (probabilities.clamp(min=self.cut) ** (1 / self.power) - self._start) * scale
-        codes = torch.where(in_tail, TAIL, code.round() + 1).to(torch.uint8)
-        tail = (probabilities.double() * in_tail).sum(-2) / in_tail.sum(-2).clamp(min=1)
-        return codes, tail.half()
-
-    def decode(self, codes: Tensor, tail_mean: Tensor) -> Tensor:
-        """Probabilities (..., P, C) float32."""
-        found = self.values(codes.device)[codes.long()]
-        return torch.where(codes == TAIL, tail_mean.float()[..., None, :], found)
+        middles = self._on_scale(torch.arange(self.levels, dtype=torch.float64) + 0.5)
+        return F.pad(middles, (1, 0)).float()
 
     def max_error(self) -> float:
         """The largest difference between a probability of at least `cut` and its decoding."""
-        values = self.values().double()[1:]
-        return float(values.diff().max() / 2) + 1e-6
+        bounds = F.pad(self.edges().double(), (0, 1), value=1.0)
+        values = self.values()[1:].double()
+        return float(torch.maximum(values - bounds[:-1], bounds[1:] - values).max())
+
+    def encode(self, probabilities: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Code probabilities in [0, 1], each view for itself.
+
+        Args:
+            probabilities: (..., P, C) float32.
+
+        Returns:
+            Codes (..., C, P) uint8, class by class because that compresses best; the tail mean of
+            each class (..., C) float16, where the scale is 1; and the codes of the tail scales
+            (..., R) uint8.
+
+        Raises:
+            ValueError: a probability is not a number.
+        """
+        if probabilities.isnan().any():
+            raise ValueError("a probability is not a number: the teacher's outputs are broken")
+        # Comparing with a table gives the same codes on every device; a power would not.
+        edges = self.edges().to(probabilities.device)
+        by_class = probabilities.mT.contiguous()
+        codes = torch.bucketize(by_class, edges, right=True, out_int32=True).to(torch.uint8)
+        scale = tail_scale(probabilities, codes)
+        return codes, tail_mean(probabilities, codes, scale).half(), scale
+
+    def decode(self, codes: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+        """Probabilities (..., P, C) float32 from what `encode` returns."""
+        above = self.values().to(codes.device)[codes.int()]
+        tail = mean.float()[..., None] * _spread(scale, codes.shape[-1])[..., None, :]
+        return torch.where(codes == TAIL, tail.clamp(max=self.cut), above).mT
+
+
+def tail_scale(probabilities: Tensor, codes: Tensor) -> Tensor:
+    """The codes (..., R) uint8 of how each run's tail compares with that of its classes.
+
+    Args:
+        probabilities: (..., P, C).
+        codes: (..., C, P), which say what is in the tail.
+    """
+    tail, count = _tail(probabilities, codes)
+    usual = _ratio(tail.sum(-1), count.sum(-1), 0)
+    found, expected = tail.sum(-2), (count * usual[..., None]).sum(-2)
+    return _scale_code(_ratio(_by_run(found), _by_run(expected), 1))
+
+
+def tail_mean(probabilities: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
+    """The mean (..., C) float64 of each class's tail, such that what is decoded keeps its sum.
+
+    Args:
+        probabilities: (..., P, C).
+        codes: (..., C, P), which say what is in the tail.
+        scale: (..., R) of `tail_scale`.
+    """
+    tail, count = _tail(probabilities, codes)
+    spread = _spread(scale, codes.shape[-1]).double()
+    return _ratio(tail.sum(-1), (count * spread[..., None, :]).sum(-1), 0)
+
+
+def _tail(probabilities: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+    """What is in the tail, (..., C, P) float64, and where there is any."""
+    in_tail = codes == TAIL
+    return torch.where(in_tail, probabilities.mT, 0).double(), in_tail.double()
+
+
+def _ratio(numerator: Tensor, denominator: Tensor, otherwise: float) -> Tensor:
+    """The quotient, and `otherwise` where there is nothing to divide by."""
+    some = denominator > 0
+    return torch.where(some, numerator / torch.where(some, denominator, 1), otherwise)
+
+
+def _by_run(values: Tensor) -> Tensor:
+    """Sums of (..., P) over runs of priors, (..., R)."""
+    missing = -values.shape[-1] % RUN
+    return F.pad(values, (0, missing)).unflatten(-1, (-1, RUN)).sum(-1)
+
+
+def _scale_code(scale: Tensor) -> Tensor:
+    octaves = scale.clamp(2.0**-OCTAVES, 2.0**OCTAVES).log2()
+    return ((octaves * STEPS_PER_OCTAVE).round() + NEUTRAL).to(torch.uint8)
+
+
+def _spread(tail_scale: Tensor, priors: int) -> Tensor:
+    """The tail scale of each prior, (..., P) float32."""
+    scale = torch.exp2((tail_scale.float() - NEUTRAL) / STEPS_PER_OCTAVE)
+    return scale.repeat_interleave(RUN, dim=-1)[..., :priors]
+
+
+SIDE_LIMIT = 128.0
+SIDE_BEND = 2.0
+SIDE_CODES = 127
+
+
+def encode_sides(sides: Tensor) -> Tensor:
+    """Code the sides of boxes, in strides from the prior's centre, as int8 of the same shape.
+
+    Nearly linear up to `SIDE_BEND` strides and logarithmic beyond: half a step is 0.04 strides,
+    or 2 % of a long side. What lies beyond `SIDE_LIMIT` strides is moved there.
+    """
+    scale = SIDE_CODES / math.asinh(SIDE_LIMIT / SIDE_BEND)
+    codes = torch.asinh(sides / SIDE_BEND) * scale
+    return codes.round().clamp(-SIDE_CODES, SIDE_CODES).to(torch.int8)
+
+
+def decode_sides(codes: Tensor) -> Tensor:
+    """Sides in strides, float32, from codes of `encode_sides`."""
+    scale = SIDE_CODES / math.asinh(SIDE_LIMIT / SIDE_BEND)
+    return torch.sinh(codes.float() / scale) * SIDE_BEND
+
+
+def encode_share(shares: Tensor) -> Tensor:
+    """Code numbers from 0 to 1 as uint8; only 0 becomes 0."""
+    return torch.where(shares > 0, (shares * 255).round().clamp(min=1), 0).to(torch.uint8)
+
+
+def decode_share(codes: Tensor) -> Tensor:
+    """Numbers from 0 to 1, float32, from codes of `encode_share`."""
+    return codes.float() / 255
 
 
 @dataclass(frozen=True)

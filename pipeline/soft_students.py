@@ -20,7 +20,7 @@ from mmdet.structures import SampleList
 from torch import Tensor
 
 from pipeline.priors import PriorGrid
-from pipeline.quantise import Coding
+from pipeline.quantise import Coding, decode_share, decode_sides, encode_share
 from pipeline.store.reader import LabelStore
 from pipeline.students import CachedLADHead, level_shapes_of
 from pipeline.views import Shape
@@ -36,14 +36,16 @@ class SoftTargets:
     Attributes:
         padded: (height, width) of the view's own grid.
         tail_mean: (C,) float16 mean probability of each class's tail.
+        tail_scale: (R,) uint8 codes of its scale for runs of priors.
         cells: (N, 3) int64 level, row, column of the priors with a teacher box.
-        overlap: (N,) float32 best IoU of that box with an object.
-        boxes: (N, 4) float32 left, top, right, bottom from the prior's centre, in strides.
-        iou: (N,) float32 the teacher's IoU prediction.
+        overlap: (N,) uint8 code of the best IoU of that box with an object.
+        boxes: (N, 4) int8 codes of left, top, right, bottom from the prior's centre in strides.
+        iou: (N,) uint8 code of the teacher's IoU prediction.
     """
 
     padded: Shape
     tail_mean: np.ndarray
+    tail_scale: np.ndarray
     cells: np.ndarray
     overlap: np.ndarray
     boxes: np.ndarray
@@ -54,7 +56,7 @@ class SoftTargets:
 class AttachSoftScores(BaseTransform):
     """Attaches the cached soft scores of the view to a packed sample.
 
-    Comes after `PackDetInputs`. Added to the sample: soft_codes, (P, C) uint8 codes on the view's
+    Comes after `PackDetInputs`. Added to the sample: soft_codes, (C, P) uint8 codes on the view's
     own grid, and soft, `SoftTargets`.
 
     Args:
@@ -66,7 +68,7 @@ class AttachSoftScores(BaseTransform):
     def __init__(self, store: str | Path, grid: PriorGrid, min_iou: float) -> None:
         self.store = LabelStore(store)
         self.grid = grid
-        self.min_iou = min_iou
+        self.least_overlap = int(encode_share(torch.tensor(min_iou)))
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         """Attach the soft scores."""
@@ -74,16 +76,18 @@ class AttachSoftScores(BaseTransform):
         view = sample.metainfo["view_index"]
         scores = self.store.soft(view)
         padded = self.store.padded(view)
-        kept = np.flatnonzero(scores.overlap > self.min_iou)
+        # Rounding keeps the order: what is over the threshold has at least its code.
+        kept = np.flatnonzero((scores.overlap > 0) & (scores.overlap >= self.least_overlap))
         sample.set_field(torch.from_numpy(scores.codes.copy()), SOFT_CODES)
         sample.set_field(
             SoftTargets(
                 padded=padded,
                 tail_mean=scores.tail_mean,
+                tail_scale=scores.tail_scale,
                 cells=self.grid.cells(kept, padded),
-                overlap=scores.overlap[kept].astype(np.float32),
-                boxes=scores.boxes[kept].astype(np.float32),
-                iou=scores.iou[kept].astype(np.float32),
+                overlap=scores.overlap[kept],
+                boxes=scores.boxes[kept],
+                iou=scores.iou[kept],
             ),
             SOFT,
         )
@@ -159,8 +163,14 @@ class SoftLADHead(CachedLADHead):
         counts = [len(one.cells) for one in targets]
         places = torch.from_numpy(self.places(level, row, column, counts, shapes)).to(device)
         overlap, boxes, teacher_iou = (
-            torch.from_numpy(np.concatenate([getattr(one, name) for one in targets])).to(device)
-            for name in ("overlap", "boxes", "iou")
+            decode(torch.from_numpy(np.concatenate([getattr(one, name) for one in targets]))).to(
+                device, non_blocking=True
+            )
+            for name, decode in (
+                ("overlap", decode_share),
+                ("boxes", decode_sides),
+                ("iou", decode_share),
+            )
         )
         total = overlap.sum()
         total = torch.where(total > 0, total, torch.ones_like(total))
@@ -193,15 +203,19 @@ class SoftLADHead(CachedLADHead):
         """The teacher's class probabilities on the batch's grid, (B * P, C)."""
         codes = [getattr(sample, SOFT_CODES) for sample in samples]
         device = codes[0].device
-        tail_mean = torch.from_numpy(np.stack([one.tail_mean for one in targets])).to(device)
+        tails = [
+            [torch.from_numpy(part).to(device) for part in (one.tail_mean, one.tail_scale)]
+            for one in targets
+        ]
         if all(one.padded == samples[0].metainfo["batch_input_shape"] for one in targets):
-            placed = torch.stack(codes)
-        else:
-            priors = sum(rows * columns for rows, columns in shapes)
-            placed = codes[0].new_zeros(len(codes), priors, codes[0].shape[1])
-            for image, (own, one) in enumerate(zip(codes, targets, strict=True)):
-                placed[image, self._own_places(one.padded, shapes).to(device)] = own
-        return self.coding.decode(placed, tail_mean).flatten(0, 1)
+            mean, scale = (torch.stack(parts) for parts in zip(*tails, strict=True))
+            return self.coding.decode(torch.stack(codes), mean, scale).flatten(0, 1)
+        priors = sum(rows * columns for rows, columns in shapes)
+        placed = torch.zeros(len(codes), priors, self.num_classes, device=device)
+        for image, (own, tail, one) in enumerate(zip(codes, tails, targets, strict=True)):
+            decoded = self.coding.decode(own, *tail)
+            placed[image, self._own_places(one.padded, shapes).to(device)] = decoded
+        return placed.flatten(0, 1)
 
     def _own_places(self, padded: Shape, shapes: list[Shape]) -> Tensor:
         """Where the priors of a view's own grid lie in the batch's grid."""

@@ -22,7 +22,14 @@ from pipeline.errors import UserError
 from pipeline.labelling import ask, batches_of, labels_fingerprint, load_teacher, view_dataset
 from pipeline.params import Params
 from pipeline.paths import Paths
-from pipeline.quantise import TAIL, SoftSettings
+from pipeline.quantise import (
+    TAIL,
+    SoftSettings,
+    encode_share,
+    encode_sides,
+    tail_mean,
+    tail_scale,
+)
 from pipeline.store.fingerprint import differences, digest
 from pipeline.store.reader import LabelStore, SoftScores
 from pipeline.store.schema import ASSIGNED_GT
@@ -246,24 +253,25 @@ def _compare_soft(
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """For each array how far its entries are off, and whether that is too far."""
     coding = soft.scores
-    codes = torch.from_numpy(stored.codes.copy())
-    tail_mean = torch.from_numpy(stored.tail_mean.astype(np.float32))
+    codes, mean, scale, overlap, boxes, iou = (
+        torch.from_numpy(getattr(stored, name).copy())
+        for name in ("codes", "tail_mean", "tail_scale", "overlap", "boxes", "iou")
+    )
     exact = beliefs.probabilities
-    in_tail = codes == TAIL
-    distance = ((coding.decode(codes, tail_mean) - exact).abs()) * ~in_tail
+    in_tail = codes.mT == TAIL
+    distance = ((coding.decode(codes, mean, scale) - exact).abs()) * ~in_tail
     wrong = torch.where(
         in_tail,
         exact >= coding.cut + _ROUNDING,
         (distance > coding.max_error() + _ROUNDING) | (exact < coding.cut - _ROUNDING),
     )
-    tail = (exact.double() * in_tail).sum(0) / in_tail.sum(0).clamp(min=1)
     return {
         "cls_scores": (distance, wrong),
-        "tail_mean": _off(tail_mean, tail),
-        **{
-            name: _off(torch.from_numpy(getattr(stored, name).copy()), getattr(beliefs, name))
-            for name in ("overlap", "boxes", "iou")
-        },
+        "tail_mean": _off(mean, tail_mean(exact, codes, scale)),
+        "tail_scale": _steps(scale, tail_scale(exact, codes)),
+        "boxes": _steps(boxes, encode_sides(beliefs.boxes)),
+        "overlap": _steps(overlap, encode_share(beliefs.overlap)),
+        "iou": _steps(iou, encode_share(beliefs.iou)),
     }
 
 
@@ -271,3 +279,9 @@ def _off(stored: Tensor, exact: Tensor) -> tuple[Tensor, Tensor]:
     """The distance of float16 entries, and whether rounding does not explain it."""
     distance = (stored.double() - exact.double()).abs()
     return distance, distance > _ROUNDING + exact.double().abs() * (_FLOAT16 / 2 + _ROUNDING)
+
+
+def _steps(stored: Tensor, expected: Tensor) -> tuple[Tensor, Tensor]:
+    """The distance of codes: one step where the exact value lies on the border of two."""
+    distance = (stored.int() - expected.int()).abs().float()
+    return distance, distance > 1

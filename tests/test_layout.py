@@ -27,7 +27,16 @@ STAGE_FILES = {
 # From top to bottom: a module imports from its own layer and from those below.
 LAYERS = [
     {"stages"},
-    {"train_teacher", "train_student", "benchmark", "store_benchmark", "estimate", "probe"},
+    {"coding_study"},
+    {
+        "train_teacher",
+        "train_student",
+        "benchmark",
+        "store_benchmark",
+        "estimate",
+        "probe",
+        "study_students",
+    },
     {"prepare", "training", "evaluation", "report", "precompute", "verification", "labelling"},
     {"methods"},
     {"soft_students"},
@@ -43,6 +52,7 @@ LAYERS = [
         "store.verify",
         "store.summary",
         "store.read_times",
+        "trial_codings",
     },
     {"views", "priors", "coco", "coco_check", "image_files", "dataset", "digits", "quantise"},
     {"params", "paths", "errors"},
@@ -68,6 +78,8 @@ MMDET_MODULES = {
     "pipeline.benchmark",
     "pipeline.store_benchmark",
     "pipeline.probe",
+    "pipeline.coding_study",
+    "pipeline.study_students",
 }
 
 

@@ -64,7 +64,7 @@ def test_a_good_store_passes(project) -> None:
     assert shown.exit_code == 0, shown.output
     store = LabelStore(project.paths.labels)
     buckets = f"{len(store.layout.buckets)} buckets"
-    assert f"read 576 rows of 96 views in 12 shards and {buckets}" in shown.output
+    assert f"read 672 rows of 96 views in 12 shards and {buckets}" in shown.output
     assert "recomputed 96 views" in shown.output
     priors = sum(bucket.priors * bucket.rows for bucket in store.layout.buckets)
     assert f"assigned_gt: 0 of {priors} entries differ" in shown.output
@@ -138,14 +138,13 @@ def set_to(place, value):
         ("assigned_gt", set_to(5, 99), "object 99 of an image with"),
         ("assigned_gt", set_to(5, 0), "object 0 is a crowd"),
         ("assigned_gt", set_to(5, -2), "it was never written"),
-        ("cls_scores", set_to((3, 2), 255), "code 255, expected <= 254"),
-        ("tail_mean", set_to(1, np.nan), "no numbers from 0"),
-        ("tail_mean", set_to(1, 0.5), "no numbers from 0"),
-        ("overlap", set_to(0, np.inf), "no numbers from 0 to 1"),
-        ("overlap", set_to(0, 0.05), "values between 0 and min_iou"),
-        ("iou", set_to(0, 1.5), "no numbers from 0 to 1"),
-        ("iou", set_to(0, 0.5), "not 0 where the overlap is 0"),
-        ("boxes", set_to((0, 1), np.nan), "not finite"),
+        ("cls_scores", set_to((3, 2), 255), "code 255, expected <= 63"),
+        ("tail_mean", set_to(1, np.nan), "no means of probabilities"),
+        ("tail_mean", set_to(1, -0.5), "no means of probabilities"),
+        ("tail_scale", set_to(3, 20), "codes outside 96 to 160"),
+        ("overlap", set_to(0, 13), "values between 0 and min_iou"),
+        ("iou", set_to(0, 128), "not 0 where the overlap is 0"),
+        ("boxes", set_to((0, 1), -128), "codes under -127"),
         ("boxes", set_to((0, 1), 3), "not 0 where the overlap is 0"),
     ],
 )
@@ -163,8 +162,8 @@ def lower_the_best_code(row: np.ndarray) -> None:
     row.flat[row.argmax()] -= 2
 
 
-def scale_what_is_kept(row: np.ndarray) -> None:
-    row[row > 0] *= np.float16(1.004)
+def lower_what_is_kept(row: np.ndarray) -> None:
+    row[row > 30] -= 2  # 26 is the code of the threshold
 
 
 def test_what_the_teacher_does_not_say(project) -> None:
@@ -173,9 +172,10 @@ def test_what_the_teacher_does_not_say(project) -> None:
         "assigned_gt": move_a_label,
         "cls_scores": lower_the_best_code,
         "tail_mean": set_to(2, 0.004),
-        "overlap": scale_what_is_kept,
-        "boxes": scale_what_is_kept,
-        "iou": scale_what_is_kept,
+        "tail_scale": set_to(5, 150),
+        "boxes": lower_what_is_kept,
+        "overlap": lower_what_is_kept,
+        "iou": lower_what_is_kept,
     }
     view = some_view(project)
     places = [edit(project, array, view, change) for array, change in changes.items()]

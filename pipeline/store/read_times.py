@@ -101,7 +101,7 @@ def _decode_time(store: LabelStore, views: Sequence[int]) -> float | None:
         return None
     coding = store.coding
     scores = [store.soft(view) for view in views]
-    ready = [(torch.tensor(s.codes), torch.tensor(s.tail_mean)) for s in scores]
+    ready = [[torch.tensor(a) for a in (s.codes, s.tail_mean, s.tail_scale)] for s in scores]
     return _median(_seconds(lambda index: coding.decode(*ready[index]), range(len(ready))))
 
 

@@ -38,21 +38,24 @@ MEND = "`lad labels` makes what is damaged again"
 
 @dataclass(frozen=True, eq=False)
 class SoftScores:
-    """The teacher's soft scores for a view with P priors; `Coding.decode` makes probabilities.
+    """The teacher's soft scores for a view with P priors, as `pipeline.quantise` codes them.
 
     Attributes:
-        codes: (P, C) uint8 codes of class probabilities.
+        codes: (C, P) uint8 codes of class probabilities.
         tail_mean: (C,) float16.
-        overlap: (P,) float16, best IoU of the teacher's box with an object, 0 where not stored.
-        boxes: (P, 4) float16, left, top, right, bottom from the prior's centre in strides.
-        iou: (P,) float16, the teacher's IoU prediction.
+        tail_scale: (R,) uint8 codes.
+        overlap: (P,) uint8, best IoU of the teacher's box with an object in 1/255, 0 where not
+            stored.
+        boxes: (P, 4) int8 codes of left, top, right, bottom from the prior's centre in strides.
+        iou: (P,) uint8, the teacher's IoU prediction in 1/255.
     """
 
     codes: npt.NDArray[np.uint8]
     tail_mean: npt.NDArray[np.float16]
-    overlap: npt.NDArray[np.float16]
-    boxes: npt.NDArray[np.float16]
-    iou: npt.NDArray[np.float16]
+    tail_scale: npt.NDArray[np.uint8]
+    overlap: npt.NDArray[np.uint8]
+    boxes: npt.NDArray[np.int8]
+    iou: npt.NDArray[np.uint8]
 
 
 class LabelStore:

@@ -10,11 +10,12 @@ labels.zarr/
     gt_digest uint64      digest of the image's objects
   buckets/<H>x<W>/
     assigned_gt int16     [rows, priors] index of the object, `BACKGROUND`, or `MISSING`
-    cls_scores  uint8     [rows, priors, classes] codes of probabilities, see `pipeline.quantise`
-    tail_mean   float16   [rows, classes] what the code of the tail stands for
-    overlap     float16   [rows, priors] best IoU of the teacher's box with an object
-    boxes       float16   [rows, priors, 4] where the overlap counts, else 0
-    iou         float16   [rows, priors] likewise
+    cls_scores  uint8     [rows, classes, priors] codes of probabilities, see `pipeline.quantise`
+    tail_mean   float16   [rows, classes] what the code of the tail stands for, times
+    tail_scale  uint8     [rows, runs] code of the tail's scale for each run of 4 priors
+    overlap     uint8     [rows, priors] best IoU of the teacher's box with an object, in 1/255
+    boxes       int8      [rows, priors, 4] codes of the box where the overlap counts, else 0
+    iou         uint8     [rows, priors] the teacher's IoU prediction, likewise, in 1/255
     fallbacks   uint32    [shards] objects whose costs allowed no mixture
     complete    uint8     [shards] 1 once every array of the shard is written
 """
@@ -28,9 +29,10 @@ import numpy.typing as npt
 from pipeline.coco import AnnotatedImage, objects_digest
 from pipeline.errors import UserError
 from pipeline.priors import PriorGrid
+from pipeline.quantise import RUN
 from pipeline.views import Shape, View, padded_shape
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 BACKGROUND = -1
 MISSING = -2
 """Fill value of `assigned_gt`, outside its domain: a row that was never written."""
@@ -47,7 +49,7 @@ SHARD_NUMBERS = {"fallbacks": "uint32", "complete": "uint8"}
 """What is known of each shard, one entry a shard; `complete` is written last."""
 
 ASSIGNED_GT = "assigned_gt"
-SOFT_ARRAYS = ("cls_scores", "tail_mean", "overlap", "boxes", "iou")
+SOFT_ARRAYS = ("cls_scores", "tail_mean", "tail_scale", "overlap", "boxes", "iou")
 
 
 @dataclass(frozen=True)
@@ -97,11 +99,12 @@ class Bucket:
         arrays = {ASSIGNED_GT: RowArray("int16", (self.priors,), MISSING)}
         if soft_classes:
             arrays |= {
-                "cls_scores": RowArray("uint8", (self.priors, soft_classes), 255),
+                "cls_scores": RowArray("uint8", (soft_classes, self.priors), 255),
                 "tail_mean": RowArray("float16", (soft_classes,), -1),
-                "overlap": RowArray("float16", (self.priors,), -1),
-                "boxes": RowArray("float16", (self.priors, 4), -1),
-                "iou": RowArray("float16", (self.priors,), -1),
+                "tail_scale": RowArray("uint8", (-(-self.priors // RUN),), 0),
+                "overlap": RowArray("uint8", (self.priors,), 0),
+                "boxes": RowArray("int8", (self.priors, 4), -128),
+                "iou": RowArray("uint8", (self.priors,), 0),
             }
         return arrays
 

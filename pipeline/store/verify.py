@@ -8,12 +8,20 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from tqdm import tqdm
 
 from pipeline.coco import AnnotatedImage
 from pipeline.errors import UserError
 from pipeline.priors import PriorGrid
-from pipeline.quantise import SoftSettings
+from pipeline.quantise import (
+    NEUTRAL,
+    OCTAVES,
+    SIDE_CODES,
+    STEPS_PER_OCTAVE,
+    SoftSettings,
+    encode_share,
+)
 from pipeline.store.reader import LabelStore
 from pipeline.store.schema import (
     ASSIGNED_GT,
@@ -171,19 +179,21 @@ def out_of_range(
         return
     if "cls_scores" in found and found["cls_scores"].max(initial=0) > soft.scores.levels:
         yield "cls_scores", f"code {found['cls_scores'].max()}, expected <= {soft.scores.levels}"
-    # Rounding to float16 keeps the order, so bounds are rounded, too.
-    cut, min_iou = np.float16(soft.scores.cut), np.float16(soft.min_iou)
-    for name, low, high in (("tail_mean", 0, cut), ("overlap", 0, 1), ("iou", 0, 1)):
-        values = found.get(name)
-        if values is not None and not ((values >= low) & (values <= high)).all():
-            yield name, f"values that are no numbers from {low} to {high}"
-    if "boxes" in found and not np.isfinite(found["boxes"]).all():
-        yield "boxes", "values that are not finite"
+    means = found.get("tail_mean")
+    if means is not None and not ((means >= 0) & np.isfinite(means)).all():
+        yield "tail_mean", "values that are no means of probabilities"
+    lowest, highest = NEUTRAL - OCTAVES * STEPS_PER_OCTAVE, NEUTRAL + OCTAVES * STEPS_PER_OCTAVE
+    scales = found.get("tail_scale")
+    if scales is not None and not ((scales >= lowest) & (scales <= highest)).all():
+        yield "tail_scale", f"codes outside {lowest} to {highest}"
+    if "boxes" in found and (found["boxes"] < -SIDE_CODES).any():
+        yield "boxes", f"codes under {-SIDE_CODES}"
     if "overlap" not in found:
         return
     kept = found["overlap"] != 0
-    if not (found["overlap"][kept] >= min_iou).all():
-        yield "overlap", f"values between 0 and min_iou = {min_iou}"
+    # Rounding keeps the order: no code under that of the threshold.
+    if (found["overlap"][kept] < int(encode_share(torch.tensor(soft.min_iou)))).any():
+        yield "overlap", f"values between 0 and min_iou = {soft.min_iou}"
     for name in ("boxes", "iou"):
         if name in found and found[name][~kept].any():
             yield name, "values that are not 0 where the overlap is 0"

@@ -19,7 +19,7 @@ from pipeline.store.fingerprint import Fingerprint, column_digests, digest, meta
 from pipeline.store.schema import FORMAT_VERSION, SHARD_NUMBERS, Shard, StoreLayout
 from pipeline.store.shard import CorruptShardError, read_number
 
-COMPRESSION = ZstdCodec(level=3, checksum=True)
+COMPRESSION = ZstdCodec(level=9, checksum=True)
 
 
 class StoreWriter:
