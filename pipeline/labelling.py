@@ -4,6 +4,8 @@ import pipeline.mmcv_ops  # noqa: F401
 
 import ast
 import hashlib
+import io
+import tokenize
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -110,14 +112,25 @@ def _code_digest() -> str:
     """sha256 of the code that decides labels, whatever its comments and docstrings say."""
     digest = hashlib.sha256()
     for name in DECIDING_CODE:
-        tree = ast.parse((Path(__file__).parent / name).read_text())
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and (
-                ast.get_docstring(node)
-            ):
-                node.body[0] = ast.Pass()
-        digest.update(ast.unparse(tree).encode())
+        digest.update(_bare_code((Path(__file__).parent / name).read_text()).encode())
     return digest.hexdigest()
+
+
+def _bare_code(text: str) -> str:
+    """A module without comments, docstrings and empty lines; the same for any Python."""
+    lines = text.splitlines()
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column]
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and (
+            ast.get_docstring(node)
+        ):
+            docstring = node.body[0]
+            for row in range(docstring.lineno, (docstring.end_lineno or docstring.lineno) + 1):
+                lines[row - 1] = ""
+    return "\n".join(line.rstrip() for line in lines if line.strip())
 
 
 def _what_decides(config: Any) -> Any:

@@ -17,8 +17,8 @@ from pipeline.evaluation import evaluate
 from pipeline.labelling import load_teacher
 from pipeline.methods import overlap_threshold, student_labels, student_model
 from pipeline.params import Student
-from pipeline.replay import ViewDataset, view_pipeline
 from pipeline.quantise import TAIL
+from pipeline.replay import ViewDataset, view_pipeline
 from pipeline.store.reader import LabelStore
 from pipeline.train_student import train_student
 from pipeline.views import view_plan
