@@ -294,7 +294,10 @@ def test_what_can_not_change_labels_is_shown_and_changes_nothing(
 
 def test_comments_and_docstrings_are_no_code() -> None:
     bare = "def f(x):\n    return x + 1"
-    text = '"""What\nit is for."""\n\n\ndef f(x):  # why\n    """Add one."""\n    # more\n    return x + 1\n'
+    text = (
+        '"""What\nit is for."""\n\n\ndef f(x):  # why\n'
+        '    """Add one."""\n    # more\n    return x + 1\n'
+    )
     assert pipeline.labelling._bare_code(text) == bare
     assert pipeline.labelling._bare_code(text.replace("x + 1", "x + 2")) != bare
     assert pipeline.labelling._bare_code('a = "#"  # a hash') == 'a = "#"'
