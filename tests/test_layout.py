@@ -31,7 +31,7 @@ LAYERS = [
     {"prepare", "training", "evaluation", "report", "precompute", "verification", "labelling"},
     {"methods"},
     {"soft_students"},
-    {"teacher", "students", "replay", "detector", "checkpoint", "losses", "mmcv_ops"},
+    {"teacher", "students", "replay", "detector", "checkpoint", "losses", "mmcv_ops", "objectness"},
     {
         "assignment.paa",
         "assignment.mixture",
@@ -65,6 +65,7 @@ MMDET_MODULES = {
     "pipeline.verification",
     "pipeline.checkpoint",
     "pipeline.detector",
+    "pipeline.objectness",
     "pipeline.benchmark",
     "pipeline.store_benchmark",
     "pipeline.probe",
