@@ -1,6 +1,6 @@
 """PAA detectors from mmdet configs: what the pipeline reads from a config, and the networks."""
 
-import pipeline.mmcv_ops  # noqa: F401
+import pipeline.mmcv_ops
 
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
 from mmengine.config import Config, ConfigDict
 
+import pipeline.objectness  # noqa: F401  registers the head that configs name
 from pipeline.errors import UserError
 from pipeline.priors import PriorGrid
 

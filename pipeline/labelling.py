@@ -45,6 +45,7 @@ DECIDING_CODE = (
     "assignment/mixture.py",
     "assignment/paa.py",
     "labelling.py",
+    "objectness.py",
     "priors.py",
     "quantise.py",
     "replay.py",

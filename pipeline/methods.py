@@ -60,6 +60,9 @@ def student_model(model: ConfigDict, method: str, store: LabelStore | None = Non
         model: of type PAA.
         method: as in params.yaml.
         store: what it learns from; `soft` and `solad` need its coding.
+
+    Raises:
+        UserError: it would learn IoU predictions from a teacher that makes none.
     """
     if method == "paa":
         return model
@@ -69,6 +72,13 @@ def student_model(model: ConfigDict, method: str, store: LabelStore | None = Non
         model.bbox_head.type = CachedLADHead.__name__
         return model
     assert store is not None
+    teacher_head = store.fingerprint["teacher"]["model"]["bbox_head"]
+    if model.bbox_head.get("iou_branch", True) and not teacher_head.get("iou_branch", True):
+        raise UserError(
+            f"the method {method} learns the teacher's IoU predictions, and the teacher of the "
+            f"store {store.path} makes none (iou_branch=False in its config); use the method lad, "
+            "or a student without IoU branch"
+        )
     model.type = SoftLAD.__name__
     model.bbox_head.update(
         type=SoftLADHead.__name__,

@@ -124,7 +124,9 @@ class SoftLADHead(CachedLADHead):
         self.with_assignment = with_assignment
 
     def cached_losses(self, features: list[Tensor], samples: SampleList) -> dict[str, Tensor]:
-        """loss_soft_cls, loss_soft_bbox and loss_soft_iou, and LAD's losses if it is SoLAD.
+        """The soft-label losses, and LAD's losses if it is SoLAD.
+
+        loss_soft_cls, loss_soft_bbox and, of a head with an IoU branch, loss_soft_iou.
 
         Args:
             features: of the neck.
@@ -132,6 +134,8 @@ class SoftLADHead(CachedLADHead):
         """
         outputs = self(features)
         losses = self.soft_losses(outputs, samples)
+        if not self.iou_branch:
+            del losses["loss_soft_iou"]
         if self.with_assignment:
             instances, ignored, metas = unpack_gt_instances(samples)
             losses |= self.loss_by_feat(

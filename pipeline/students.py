@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pipeline.coco import Objects, objects_digest
 from pipeline.errors import UserError
+from pipeline.objectness import ObjectnessPAAHead
 from pipeline.priors import PriorGrid
 from pipeline.store.reader import LabelStore
 from pipeline.store.schema import BACKGROUND
@@ -91,8 +92,11 @@ class AttachAssignment(BaseTransform):
 
 
 @MODELS.register_module()
-class CachedLADHead(LADHead):
-    """mmdet's `LADHead`, with its label assignment built from what samples carry."""
+class CachedLADHead(ObjectnessPAAHead, LADHead):
+    """mmdet's `LADHead`, with its label assignment built from what samples carry.
+
+    It may have an objectness; see `ObjectnessPAAHead`.
+    """
 
     def cached_assignment(
         self, samples: SampleList, level_shapes: list[Shape], device: torch.device

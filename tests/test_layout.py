@@ -40,7 +40,7 @@ LAYERS = [
     {"prepare", "training", "evaluation", "report", "precompute", "verification", "labelling"},
     {"methods"},
     {"soft_students"},
-    {"teacher", "students", "replay", "detector", "checkpoint", "losses", "mmcv_ops"},
+    {"teacher", "students", "replay", "detector", "checkpoint", "losses", "mmcv_ops", "objectness"},
     {
         "assignment.paa",
         "assignment.mixture",
@@ -75,6 +75,7 @@ MMDET_MODULES = {
     "pipeline.verification",
     "pipeline.checkpoint",
     "pipeline.detector",
+    "pipeline.objectness",
     "pipeline.benchmark",
     "pipeline.store_benchmark",
     "pipeline.probe",

@@ -1,0 +1,3 @@
+# PAA R-18 with conditional objectness beside the IoU branch: IoU+COP in the paper.
+_base_ = "_base_/paa_r18.py"
+model = dict(bbox_head=dict(type="ObjectnessPAAHead", objectness="conditional"))
