@@ -133,9 +133,10 @@ class SampledPlan:
             f"  flipped: {settings.flip:.0%}",
         ]
         if settings.crop and settings.crop.size:
-            lines.append("  cropped to {} x {} pixels".format(*settings.crop.size))
+            lines.append("  cropped to: {} x {} pixels".format(*settings.crop.size))
         if settings.crop and settings.crop.relative:
-            lines.append("  cropped to {:.0%} to {:.0%} of a side".format(*settings.crop.relative))
+            least, greatest = settings.crop.relative
+            lines.append(f"  cropped to: {least:.0%} to {greatest:.0%} of each side")
         return lines
 
 

@@ -42,8 +42,8 @@ SAMPLED: dict[str, Any] = {
     "sampled": {
         "count": 3,
         "seed": 1,
-        "scales": [[256, 192], [200, 150]],
-        "crop": {"relative": [0.3, 0.9]},
+        "scales": [[320, 240], [400, 300]],
+        "crop": {"relative": [0.5, 0.8]},
     }
 }
 

@@ -113,7 +113,7 @@ def as_objects(result: tuple, sample: Any, num_classes: int) -> np.ndarray:
     return found
 
 
-@pytest.mark.parametrize(("plan", "buckets"), [("labelled", 4), ("sampled", 14)])
+@pytest.mark.parametrize(("plan", "buckets"), [("labelled", 4), ("sampled", 10)])
 def test_every_assignment_equals_mmdets(
     request: pytest.FixtureRequest, plan: str, buckets: int
 ) -> None:
@@ -146,7 +146,7 @@ def test_every_assignment_equals_mmdets(
     assert ties <= 0.1 * len(dataset)
     assert crowds > 0
     assert positives > 1000
-    assert (absent > 20) == (plan == "sampled")
+    assert (absent > 10) == (plan == "sampled")
 
 
 def student_batch(
