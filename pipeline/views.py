@@ -5,7 +5,6 @@ short side, in either order.
 """
 
 import hashlib
-import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ Window = tuple[int, int, int, int]
 """Top, left, height and width in pixels."""
 
 WINDOW_STEP = 64
-"""Sides of windows of a relative size are multiples of it (or whole), so that buckets stay few."""
+"""Sides of windows of a relative size are multiples of it, so that buckets stay few."""
 
 
 @dataclass(frozen=True)
@@ -176,13 +175,19 @@ def _window(crop: Crop, resized: Shape, draws: Sequence[float]) -> Window:
         assert crop.relative
         low, high = crop.relative
         sides = [
-            min(most, math.ceil(most * (low + draw * (high - low)) / WINDOW_STEP) * WINDOW_STEP)
+            _in_steps(most * (low + draw * (high - low)), most)
             for most, draw in zip(resized, draws[:2], strict=True)
         ]
     height, width = sides
     top = int(draws[2] * (resized[0] - height + 1))
     left = int(draws[3] * (resized[1] - width + 1))
     return top, left, height, width
+
+
+def _in_steps(side: float, most: int) -> int:
+    """The nearest multiple of `WINDOW_STEP` of at least one step; `most` if that is less."""
+    steps = max(1, min(round(side / WINDOW_STEP), most // WINDOW_STEP))
+    return min(steps * WINDOW_STEP, most)
 
 
 def padded_shape(shape: Shape, divisor: int) -> Shape:

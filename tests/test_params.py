@@ -8,6 +8,8 @@ import yaml
 from pipeline.errors import UserError
 from pipeline.params import Params, load_params
 
+ROOT = Path(__file__).parents[1]
+
 GOOD: dict[str, Any] = {
     "data": {"source": "pipeline/digits.py", "digits": {"seed": 3}},
     "views": {"scales": [[256, 192]]},
@@ -54,6 +56,13 @@ def test_good_settings(tmp_path: Path):
     assert params.views.scales == [(256, 192)]
     assert params.views.flips == ["none", "horizontal"]
     assert list(params.students) == ["first", "second"]
+
+
+@pytest.mark.parametrize("file", sorted(ROOT.glob("configs/params/*.yaml")), ids=lambda f: f.stem)
+def test_presets_are_good(file: Path):
+    params = load_params(file)
+    configs = [params.teacher.config, *(student.config for student in params.students.values())]
+    assert all((ROOT / config).is_file() for config in configs)
 
 
 def test_students_are_optional(tmp_path: Path):

@@ -113,7 +113,7 @@ def as_objects(result: tuple, sample: Any, num_classes: int) -> np.ndarray:
     return found
 
 
-@pytest.mark.parametrize(("plan", "buckets"), [("labelled", 4), ("sampled", 10)])
+@pytest.mark.parametrize(("plan", "buckets"), [("labelled", 4), ("sampled", 11)])
 def test_every_assignment_equals_mmdets(
     request: pytest.FixtureRequest, plan: str, buckets: int
 ) -> None:

@@ -2,6 +2,7 @@
 
 import pipeline.mmcv_ops
 
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -19,7 +20,7 @@ from pipeline.coco import load_images
 from pipeline.errors import UserError
 from pipeline.estimate import describe as describe_estimate
 from pipeline.estimate import estimate
-from pipeline.params import Views
+from pipeline.params import Views, load_params
 from pipeline.precompute import precompute_labels
 from pipeline.replay import view_pipeline
 from pipeline.store.fingerprint import column_digests, digest, metadata_digests
@@ -30,6 +31,7 @@ from pipeline.train_student import train_student
 from pipeline.verification import verify_labels
 from pipeline.views import read_plan, view_plan
 
+ROOT = Path(__file__).parents[1]
 METHODS = ("paa", "lad", "soft", "solad")
 
 
@@ -60,6 +62,8 @@ def test_a_range_is_its_scales() -> None:
     expected = view_plan(Views(scales=scales))
     assert view_plan(Views.model_validate({"range": span})) == expected
     assert len(expected) == 12
+    preset = load_params(ROOT / "configs/params/coco_multiscale.yaml")
+    assert view_plan(preset.views) == expected
     # The same plan, so the same fingerprint.
     assert plan_of(scales=None, range=span).plain() == plan_of(scales=scales).plain()
 
@@ -90,8 +94,7 @@ def test_draws_are_even_and_windows_inside() -> None:
     assert (corner >= 0).all()
     assert (corner + size <= resized).all()
     assert (size % pipeline.views.WINDOW_STEP == 0).all()
-    # Rounded up, by half a step on average.
-    share = (size - pipeline.views.WINDOW_STEP / 2) / resized
+    share = size / resized
     assert share.mean(0) == pytest.approx([0.5, 0.5], abs=0.02)
     assert abs(np.corrcoef(share.T)[0, 1]) < 0.1
     free = resized - size
@@ -284,4 +287,4 @@ def test_store_info_and_estimate_tell_the_plan(sampled) -> None:
     assert [one.bucket for one in found.buckets] == list(
         LabelStore(sampled.paths.labels).layout.buckets
     )
-    assert "3 views of each: 72 views in 10 buckets" in describe_estimate(found)
+    assert "3 views of each: 72 views in 11 buckets" in describe_estimate(found)
