@@ -23,7 +23,7 @@ from pipeline.probe import (
 from pipeline.report import BreakEven, Model, Run, TeacherPass, break_even
 from pipeline.store.schema import ASSIGNED_GT, Bucket, StoreLayout, plan_store
 from pipeline.store.writer import StoreWriter
-from pipeline.views import View, view_plan
+from pipeline.views import ViewPlan, view_plan
 
 ENOUGH = 8
 """Views of a bucket whose mean stands for the bucket; with fewer, that of all views by prior."""
@@ -65,7 +65,7 @@ class Estimate:
 
     images: int
     objects: int
-    plan: tuple[View, ...]
+    plan: ViewPlan
     buckets: list[BucketEstimate]
     overhead: int
     asked: str

@@ -28,7 +28,7 @@ from pipeline.replay import ViewDataset, view_pipeline
 from pipeline.store.fingerprint import Fingerprint, label_parts
 from pipeline.store.schema import ASSIGNED_GT, Shard
 from pipeline.teacher import Assignment, Beliefs, Teacher
-from pipeline.views import View
+from pipeline.views import ViewPlan
 
 VERSIONS = (
     "torch",
@@ -74,7 +74,7 @@ def labels_fingerprint(
     data: DataInfo,
     teacher: Teacher,
     model: ConfigDict,
-    plan: tuple[View, ...],
+    plan: ViewPlan,
     soft: SoftSettings | None,
 ) -> Fingerprint:
     """Everything that the labels depend on.
@@ -82,7 +82,7 @@ def labels_fingerprint(
     Of library versions the first two numbers count, and of the teacher's config nothing on where
     its weights come from (they are part of it themselves) or how boxes are selected afterwards.
     """
-    resize = Resize(scale=plan[0].scale, keep_ratio=True)
+    resize = Resize(scale=(1, 1), keep_ratio=True)
     given = preprocessing(model)
     numerics: dict[str, Any] = {"device": teacher.device.type, "dtype": "float32"}
     if teacher.device.type == "cuda":
@@ -141,7 +141,7 @@ def _what_decides(config: Any) -> Any:
     return config
 
 
-def view_dataset(data: DataInfo, plan: tuple[View, ...]) -> ViewDataset:
+def view_dataset(data: DataInfo, plan: ViewPlan) -> ViewDataset:
     """All views of the training images, with all their objects."""
     return ViewDataset(
         plan=plan,

@@ -34,7 +34,7 @@ from pipeline.quantise import SoftSettings
 from pipeline.store.schema import Shard, plan_store
 from pipeline.store.writer import StoreWriter
 from pipeline.teacher import Teacher
-from pipeline.views import Shape, View
+from pipeline.views import Shape, ViewPlan
 
 
 @contextmanager
@@ -150,7 +150,7 @@ def probe_teacher(
     asked: ProbeTeacher,
     data: DataInfo,
     images: Sequence[AnnotatedImage],
-    plan: tuple[View, ...],
+    plan: ViewPlan,
     labels: Labels,
     views: int,
     seconds: float,

@@ -19,16 +19,20 @@ from mmdet.registry import DATA_SAMPLERS, DATASETS, TRANSFORMS
 from mmengine.dist import get_dist_info
 from torch.utils.data import Sampler
 
-from pipeline.views import View, choose_views
+from pipeline.views import View, ViewPlan, Window, choose_views
 
 META_KEYS = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor", "flip", "view_index")
 
 
 @TRANSFORMS.register_module()
 class ReplayView(BaseTransform):
-    """Resizes and flips the image and its boxes as the view says.
+    """Resizes, crops and flips the image and its boxes as the view says.
 
-    Required keys: img, gt_bboxes, view. Modified keys: those of mmdet's `Resize`, `RandomFlip`.
+    All objects stay, in file order. One that the crop leaves without area is absent: it is
+    flagged as a crowd is, so that nobody learns it.
+
+    Required keys: img, gt_bboxes, gt_ignore_flags, view. Modified keys: those of mmdet's
+    `Resize`, `RandomCrop`, `RandomFlip`.
     """
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
@@ -37,7 +41,21 @@ class ReplayView(BaseTransform):
         results = Resize(scale=view.scale, keep_ratio=True)(results)
         expected = view.resized_shape(*results["ori_shape"])
         assert results["img_shape"][:2] == expected, (results["img_shape"], expected)
+        if view.crop:
+            _crop(results, view.crop)
         return RandomFlip(prob=1.0 if view.flip else 0.0)(results)
+
+
+def _crop(results: dict[str, Any], window: Window) -> None:
+    """What mmdet's `RandomCrop` does, but for the objects that it removes."""
+    top, left, height, width = window
+    results["img"] = results["img"][top : top + height, left : left + width]
+    results["img_shape"] = (height, width)
+    boxes = results["gt_bboxes"]
+    boxes.translate_([-left, -top])
+    boxes.clip_((height, width))
+    absent = ~boxes.is_inside((height, width)).numpy()
+    results["gt_ignore_flags"] = results["gt_ignore_flags"] | absent
 
 
 @TRANSFORMS.register_module()
@@ -48,7 +66,10 @@ class KeepObjects(BaseTransform):
     """
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
-        """Add `objects`: boxes (N, 4) xyxy pixels of the view, labels (N,), crowd (N,)."""
+        """Add `objects`: boxes (N, 4) xyxy pixels of the view, labels (N,), crowd (N,).
+
+        What is absent counts as a crowd.
+        """
         results["objects"] = {
             "boxes": results["gt_bboxes"].tensor.numpy(),
             "labels": results["gt_bboxes_labels"],
@@ -74,13 +95,13 @@ class ViewDataset(CocoDataset):
 
     def __init__(
         self,
-        plan: Sequence[View],
+        plan: ViewPlan,
         annotations: str | Path,
         images: str | Path,
         classes: Sequence[str],
         pipeline: list[dict[str, Any]],
     ) -> None:
-        self.plan = tuple(plan)
+        self.plan = plan
         super().__init__(
             ann_file=str(annotations),
             data_prefix={"img": str(images)},
@@ -94,9 +115,9 @@ class ViewDataset(CocoDataset):
 
     def get_data_info(self, idx: int) -> dict[str, Any]:
         """What the annotation file says of the image, with the view to show."""
-        image, view = divmod(idx, len(self.plan))
+        image, number = divmod(idx, len(self.plan))
         info: dict[str, Any] = super().get_data_info(image)
-        info["view"] = self.plan[view]
+        info["view"] = self.plan.view(number, info["img_id"], info["height"], info["width"])
         info["view_index"] = idx
         return info
 

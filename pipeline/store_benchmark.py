@@ -44,7 +44,7 @@ from pipeline.store.schema import ASSIGNED_GT, plan_store
 from pipeline.store.summary import summarise
 from pipeline.store.writer import StoreWriter
 from pipeline.teacher import Outputs, Teacher
-from pipeline.views import View
+from pipeline.views import FixedPlan, View
 
 SCALE = (1333, 800)
 CLASSES = 80
@@ -224,7 +224,7 @@ def write_random_store(path: Path, views: int, labels: Labels, seed: int = 0) ->
     """
     teacher = RandomTeacher(seed)
     soft = SoftSettings.of(labels)
-    plan = (View(SCALE, flip=False),)
+    plan = FixedPlan((View(SCALE, flip=False),))
     images = random_images(views, seed)
     layout = plan_store(
         images, plan, teacher.grid, DIVISOR, labels.shard_rows, CLASSES if soft else 0

@@ -20,7 +20,7 @@ from pipeline.errors import UserError
 from pipeline.objectness import ObjectnessPAAHead
 from pipeline.priors import PriorGrid
 from pipeline.store.reader import LabelStore
-from pipeline.store.schema import BACKGROUND
+from pipeline.store.schema import BACKGROUND, GEOMETRY
 from pipeline.views import Shape
 
 ASSIGNED = "assigned"
@@ -29,9 +29,9 @@ ASSIGNED = "assigned"
 
 @TRANSFORMS.register_module()
 class CheckObjects(BaseTransform):
-    """Refuses an image whose objects are not those that the store was made from.
+    """Refuses an image whose objects, or view, are not those that the store was made from.
 
-    Required keys: view_index, instances.
+    Required keys: view, view_index, ori_shape, instances.
 
     Args:
         store: the label store.
@@ -44,8 +44,9 @@ class CheckObjects(BaseTransform):
         """Change nothing.
 
         Raises:
-            UserError: the objects are others.
+            UserError: the objects or the view are others.
         """
+        self._check_view(results)
         instances = results["instances"]
         objects = Objects(
             boxes=np.array([i["bbox"] for i in instances], np.float64).reshape(-1, 4),
@@ -58,6 +59,17 @@ class CheckObjects(BaseTransform):
                 f"{self.store.path} was made from; run `lad labels --replace`"
             )
         return results
+
+    def _check_view(self, results: dict[str, Any]) -> None:
+        place = results["view_index"]
+        shown = results["view"].geometry(*results["ori_shape"])
+        recorded = self.store.geometry(place)
+        if shown != recorded:
+            raise UserError(
+                f"{self.store.path} was made from other views: {', '.join(GEOMETRY)} of "
+                f"{self.store.place('views', place)}: expected {shown}, found {recorded}; "
+                "run `lad labels --replace`"
+            )
 
 
 @TRANSFORMS.register_module()

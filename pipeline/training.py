@@ -21,7 +21,7 @@ from pipeline.dataset import DataInfo
 from pipeline.errors import UserError
 from pipeline.params import Training
 from pipeline.replay import Attachments, view_pipeline
-from pipeline.views import View
+from pipeline.views import ViewPlan
 
 
 @HOOKS.register_module()
@@ -62,7 +62,7 @@ def train(
     name: str,
     model: ConfigDict,
     training: Training,
-    plan: tuple[View, ...],
+    plan: ViewPlan,
     data: DataInfo,
     run_folder: Path,
     labels: Attachments | None = None,

@@ -38,6 +38,16 @@ SETTINGS: dict[str, Any] = {
 }
 
 
+SAMPLED: dict[str, Any] = {
+    "sampled": {
+        "count": 3,
+        "seed": 1,
+        "scales": [[320, 240], [400, 300]],
+        "crop": {"relative": [0.5, 0.8]},
+    }
+}
+
+
 @dataclass(frozen=True)
 class Project:
     """A folder with `params.yaml` and results in `out`."""
@@ -63,6 +73,12 @@ class Project:
         for name, section in sections.items():
             settings[name] = settings.get(name, {}) | section
         file.write_text(yaml.safe_dump(settings))
+        return self
+
+    def replace(self, **sections: Any) -> "Project":
+        """Set whole sections."""
+        file = self.folder / "params.yaml"
+        file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | sections))
         return self
 
     def copy(self, folder: Path) -> "Project":
@@ -106,4 +122,14 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Project:
     prepare_data(project.params, project.paths)
     make_teacher(project.params, project.paths)
     precompute_labels(project.params, project.paths, replace=False)
+    return project
+
+
+@pytest.fixture(scope="session")
+def sampled(labelled: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The same with labels of sampled and cropped views."""
+    from pipeline.precompute import precompute_labels
+
+    project = labelled.copy(tmp_path_factory.mktemp("sampled")).replace(views=SAMPLED)
+    precompute_labels(project.params, project.paths, replace=True)
     return project

@@ -8,6 +8,8 @@ import yaml
 from pipeline.errors import UserError
 from pipeline.params import Params, load_params
 
+ROOT = Path(__file__).parents[1]
+
 GOOD: dict[str, Any] = {
     "data": {"source": "pipeline/digits.py", "digits": {"seed": 3}},
     "views": {"scales": [[256, 192]]},
@@ -56,6 +58,13 @@ def test_good_settings(tmp_path: Path):
     assert list(params.students) == ["first", "second"]
 
 
+@pytest.mark.parametrize("file", sorted(ROOT.glob("configs/params/*.yaml")), ids=lambda f: f.stem)
+def test_presets_are_good(file: Path):
+    params = load_params(file)
+    configs = [params.teacher.config, *(student.config for student in params.students.values())]
+    assert all((ROOT / config).is_file() for config in configs)
+
+
 def test_students_are_optional(tmp_path: Path):
     content = deepcopy(GOOD)
     del content["students"]
@@ -75,6 +84,8 @@ def test_number_in_scientific_notation(tmp_path: Path):
         ("teacher/chekpoint", "teacher.chekpoint", "checkpoint"),
         ("data/digits/sed", "data.digits.sed", "seed"),
         ("data/val/image", "data.val.image", "images"),
+        ("views/sampled/cuont", "views.sampled.cuont", "count"),
+        ("views/sampled/crop/sise", "views.sampled.crop.sise", "size"),
         ("teacher/training/epoch", "teacher.training.epoch", "epochs"),
         ("students/first/metod", "students.first.metod", "method"),
         ("students/first/training/epoch", "students.first.training.epoch", "epochs"),
@@ -113,6 +124,50 @@ def test_wrong_value_names_place_and_value(tmp_path: Path, place: str, value: ob
 def test_wrong_entry_of_a_list(tmp_path: Path):
     line = message(tmp_path, changed("views/scales", [[256, 192], [256, 0]]))
     assert line == "FILE: views.scales.1.1: Input should be greater than 0, got 0"
+
+
+SPAN = {"long": 1333, "short": [640, 800]}
+
+
+@pytest.mark.parametrize(
+    ("views", "line"),
+    [
+        ({}, "views: give exactly one of scales, range, sampled; there is none"),
+        (
+            {"scales": [[4, 3]], "range": SPAN},
+            "views: give exactly one of scales, range, sampled; there is scales and range",
+        ),
+        (
+            {"sampled": {"count": 2}},
+            "views.sampled: give exactly one of scales, range; there is none",
+        ),
+        (
+            {"sampled": {"count": 2, "scales": [[4, 3]]}, "flips": ["none"]},
+            "views: flips go with scales or range; sampled views have sampled.flip",
+        ),
+        (
+            {"range": SPAN | {"step": 50}},
+            "views.range: short must lead from 640 to 800 in steps of 50",
+        ),
+        (
+            {"range": SPAN | {"short": [800, 640]}},
+            "views.range: short must lead from 800 to 640 in steps of 32",
+        ),
+        ({"scales": [[4, 3]], "flips": ["none", "none"]}, "views.flips: an entry stands twice"),
+        (
+            {"sampled": {"count": 2, "scales": [[4, 3]], "crop": {}}},
+            "views.sampled.crop: give exactly one of size, relative; there is none",
+        ),
+        (
+            {"sampled": {"count": 2, "scales": [[4, 3]], "crop": {"relative": [0.9, 0.5]}}},
+            "views.sampled.crop: relative must be the least and the greatest share, in this order",
+        ),
+        ({"sampled": {"scales": [[4, 3]]}}, "views.sampled.count: is missing"),
+    ],
+)
+def test_view_plans_that_are_none(tmp_path: Path, views: dict[str, Any], line: str):
+    (found,) = message(tmp_path, GOOD | {"views": views}).splitlines()
+    assert found.startswith(f"FILE: {line}")
 
 
 @pytest.mark.parametrize("name", ["a b", "teacher", "-x", "a/b", "", "é"])

@@ -324,7 +324,7 @@ def test_a_row_that_was_never_written_is_an_error(project) -> None:
 def test_an_unknown_format_version_is_refused(project) -> None:
     group = zarr.open_group(project.paths.labels, mode="r+")
     group.attrs["format_version"] = 99
-    with pytest.raises(UserError, match="has format version 99, expected 2"):
+    with pytest.raises(UserError, match="has format version 99, expected 3"):
         LabelStore(project.paths.labels)
 
 

@@ -54,7 +54,7 @@ def test_padded_shape(shape: tuple[int, int], expected: tuple[int, int]) -> None
 
 def test_plan_is_every_scale_with_every_flip() -> None:
     plan = view_plan(Views(scales=[(256, 192), (128, 96)], flips=["none", "horizontal"]))
-    assert [(view.scale, view.flip) for view in plan] == [
+    assert [(view.scale, view.flip) for view in plan.views] == [
         ((256, 192), False),
         ((256, 192), True),
         ((128, 96), False),

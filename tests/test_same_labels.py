@@ -8,16 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from mmcv.transforms import BaseTransform
+from mmdet.datasets.transforms import RandomCrop, RandomFlip, Resize
 from mmdet.models.dense_heads import LADHead
-from mmdet.registry import MODELS
+from mmdet.registry import MODELS, TRANSFORMS
 from mmengine.dataset import pseudo_collate
 
 from pipeline.checkpoint import load_model
 from pipeline.dataset import load_data_info
 from pipeline.detector import build_detector, load_model_config, prior_grid
-from pipeline.labelling import view_dataset
 from pipeline.methods import student_labels, student_model
-from pipeline.replay import ViewDataset, view_pipeline
+from pipeline.params import Student
+from pipeline.replay import Attachments, ViewDataset, view_pipeline
 from pipeline.store.reader import LabelStore
 from pipeline.views import view_plan
 
@@ -41,6 +43,50 @@ def teacher_with(head: type, labelled) -> Any:
     return online.eval()
 
 
+class WindowCrop(RandomCrop):
+    """mmdet's crop, which removes the objects that it leaves without area, at a given window."""
+
+    def __init__(self, window: tuple[int, int, int, int]) -> None:
+        super().__init__(crop_size=(window[3], window[2]), allow_negative_crop=True)
+        self.offset = window[:2]
+
+    def _rand_offset(self, margin: tuple[int, int]) -> tuple[int, int]:
+        return self.offset
+
+
+@TRANSFORMS.register_module()
+class MmdetView(BaseTransform):
+    """The view by mmdet's transforms alone; `gt_instances_ids` are the places in the file."""
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        view = results["view"]
+        results["gt_instances_ids"] = np.arange(len(results["gt_bboxes"]))
+        results = Resize(scale=view.scale, keep_ratio=True)(results)
+        if view.crop:
+            results = WindowCrop(view.crop)(results)
+        return RandomFlip(prob=float(view.flip))(results)
+
+
+def dataset_of(labelled, transforms: list[dict[str, Any]]) -> ViewDataset:
+    data = load_data_info(labelled.paths)
+    return ViewDataset(
+        plan=view_plan(labelled.params.views),
+        annotations=data.train.annotations,
+        images=data.train.images_folder,
+        classes=data.classes,
+        pipeline=transforms,
+    )
+
+
+def mmdets_views(labelled) -> ViewDataset:
+    """What mmdet's online LAD would see of the views."""
+    transforms = view_pipeline(meta_keys=["gt_instances_ids", "gt_ignore_flags"])
+    return dataset_of(
+        labelled,
+        [dict(type=MmdetView.__name__) if t["type"] == "ReplayView" else t for t in transforms],
+    )
+
+
 def assign_online(detector: Any, item: dict[str, Any]) -> tuple[np.ndarray, Any]:
     """mmdet's assignment of one view alone: labels (P,) and positives' boxes, and the sample."""
     ready = detector.data_preprocessor(pseudo_collate([item]))
@@ -55,24 +101,29 @@ def assign_online(detector: Any, item: dict[str, Any]) -> tuple[np.ndarray, Any]
 
 def as_objects(result: tuple, sample: Any, num_classes: int) -> np.ndarray:
     """For each prior the object of the annotation file that mmdet chose, by its box and class."""
-    objects = sample.metainfo["objects"]
+    boxes, classes = sample.gt_instances.bboxes.numpy(), sample.gt_instances.labels.numpy()
+    places = sample.metainfo["gt_instances_ids"][~sample.metainfo["gt_ignore_flags"]]
     labels, box_targets = result[0].numpy(), result[2].numpy()
     found = np.full(len(labels), -1)
     for prior in np.flatnonzero(labels < num_classes):
-        same = (objects["boxes"] == box_targets[prior]).all(1) & ~objects["crowd"]
-        (matches,) = np.nonzero(same & (objects["labels"] == labels[prior]))
+        same = (boxes == box_targets[prior]).all(1) & (classes == labels[prior])
+        (matches,) = np.nonzero(same)
         assert len(matches) == 1
-        found[prior] = matches[0]
+        found[prior] = places[matches[0]]
     return found
 
 
-def test_every_assignment_equals_mmdets(labelled) -> None:
+@pytest.mark.parametrize(("plan", "buckets"), [("labelled", 4), ("sampled", 11)])
+def test_every_assignment_equals_mmdets(
+    request: pytest.FixtureRequest, plan: str, buckets: int
+) -> None:
+    labelled = request.getfixturevalue(plan)
     data = load_data_info(labelled.paths)
-    dataset = view_dataset(data, view_plan(labelled.params.views))
+    dataset = mmdets_views(labelled)
     single, double = (teacher_with(head, labelled) for head in (LADHead, DoubleLADHead))
     store = LabelStore(labelled.paths.labels)
-    assert len(store.layout.buckets) == 4
-    crowds = positives = ties = 0
+    assert len(store.layout.buckets) == buckets
+    crowds = positives = ties = absent = 0
     for view in range(len(dataset)):
         cached = store.assigned(view)
         item = dataset[view]
@@ -84,33 +135,41 @@ def test_every_assignment_equals_mmdets(labelled) -> None:
             result, sample = assign_online(double, item)
             np.testing.assert_array_equal(cached, as_objects(result, sample, len(data.classes)))
             ties += 1
-        crowds += sample.metainfo["objects"]["crowd"].sum()
+        crowds += len(sample.ignored_instances)
+        absent += len(dataset.get_data_info(view)["instances"])
+        absent -= len(sample.ignored_instances) + len(sample.gt_instances)
         positives += (cached >= 0).sum()
-    print(f"{len(dataset)} views, {positives} positives, {ties} views with a float32 tie")
+    print(
+        f"{len(dataset)} views, {positives} positives, {absent} absent objects, "
+        f"{ties} views with a float32 tie"
+    )
     assert ties <= 0.1 * len(dataset)
     assert crowds > 0
     assert positives > 1000
+    assert (absent > 10) == (plan == "sampled")
 
 
-def student_batch(labelled, views: list[int], seed: int = 0) -> tuple[Any, dict[str, Any]]:
+def student_batch(
+    labelled, views: list[int], method: str = "lad", seed: int = 0
+) -> tuple[Any, dict[str, Any]]:
     """A cached student with random weights, and a batch for it."""
     data = load_data_info(labelled.paths)
     torch.manual_seed(seed)
-    model = load_model_config(labelled.params.student("lad").config, len(data.classes))
-    student = build_detector(student_model(model, "lad")).train()
-    student.init_weights()
-    grid = prior_grid(student.bbox_head)
+    settings = Student(config=labelled.params.student("lad").config, method=method)
+    model = load_model_config(settings.config, len(data.classes))
     store = LabelStore(labelled.paths.labels)
-    labels = student_labels(labelled.params.student("lad"), store, grid)
-    dataset = ViewDataset(
-        plan=view_plan(labelled.params.views),
-        annotations=data.train.annotations,
-        images=data.train.images_folder,
-        classes=data.classes,
-        pipeline=view_pipeline(
+    student = build_detector(student_model(model, method, store)).train()
+    student.init_weights()
+    labels = Attachments()
+    if method != "paa":
+        labels = student_labels(settings, store, prior_grid(student.bbox_head))
+    dataset = dataset_of(
+        labelled,
+        view_pipeline(
             *labels.transforms,
             dict(type="KeepObjects"),
             meta_keys=[*labels.meta_keys, "objects"],
+            after_packing=labels.after_packing,
         ),
     )
     return student, student.data_preprocessor(pseudo_collate([dataset[v] for v in views]))
@@ -141,9 +200,13 @@ def views_of_bucket(store: LabelStore, bucket: int, images: set[int]) -> list[in
     return np.flatnonzero(chosen).tolist()
 
 
-def test_losses_and_gradients_equal_mmdets_online_lad(labelled) -> None:
+@pytest.mark.parametrize(("plan", "bucket"), [("labelled", 2), ("sampled", 3)])
+def test_losses_and_gradients_equal_mmdets_online_lad(
+    request: pytest.FixtureRequest, plan: str, bucket: int
+) -> None:
+    labelled = request.getfixturevalue(plan)
     store = LabelStore(labelled.paths.labels)
-    views = views_of_bucket(store, 2, set(range(1, 13)))
+    views = views_of_bucket(store, bucket, set(range(1, 13)))
     assert len(views) >= 4
     student, batch = student_batch(labelled, views)
     detector, teacher = load_model(labelled.paths.teacher, "")
@@ -166,16 +229,21 @@ def test_losses_and_gradients_equal_mmdets_online_lad(labelled) -> None:
     online.train()
     online.load_state_dict(student.state_dict())
     online.teacher_model.load_state_dict(detector.state_dict())
-    inputs, samples = batch["inputs"], batch["data_samples"]
-    ours = losses_and_gradients(student, student.loss(inputs, samples))
-    theirs = losses_and_gradients(online, online.loss(inputs, samples))
+    ours = losses_and_gradients(student, student.loss(batch["inputs"], batch["data_samples"]))
+    dataset = mmdets_views(labelled)
+    batch = online.data_preprocessor(pseudo_collate([dataset[view] for view in views]))
+    theirs = losses_and_gradients(online, online.loss(batch["inputs"], batch["data_samples"]))
     assert ours[0]["loss_bbox"] > 0
     assert_same(ours, theirs)
 
 
-def test_losses_and_gradients_on_mixed_sizes_equal_labels_per_view(labelled) -> None:
+@pytest.mark.parametrize("plan", ["labelled", "sampled"])
+def test_losses_and_gradients_on_mixed_sizes_equal_labels_per_view(
+    request: pytest.FixtureRequest, plan: str
+) -> None:
+    labelled = request.getfixturevalue(plan)
     store = LabelStore(labelled.paths.labels)
-    views = [views_of_bucket(store, bucket, {1, 2, 3, 4, 5, 6})[0] for bucket in range(4)]
+    views = [views_of_bucket(store, bucket, set(range(1, 25)))[0] for bucket in range(4)]
     image_without_objects = int(np.flatnonzero(store.layout.table["image_id"] == 5)[0])
     views.append(image_without_objects)
     student, batch = student_batch(labelled, views)
@@ -184,7 +252,7 @@ def test_losses_and_gradients_on_mixed_sizes_equal_labels_per_view(labelled) -> 
 
     # mmdet's labels of each view alone, laid out on the batch's grid by mmdet's valid flags.
     teacher = teacher_with(LADHead, labelled)
-    dataset = view_dataset(load_data_info(labelled.paths), view_plan(labelled.params.views))
+    dataset = mmdets_views(labelled)
     features = student.extract_feat(inputs)
     head = student.bbox_head
     anchors, valid = head.get_anchors(

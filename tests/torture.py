@@ -237,7 +237,7 @@ def _views(paths: Paths) -> dict[Any, int]:
             place * len(plan) + number
         )
         for place, image in enumerate(images)
-        for number, view in enumerate(plan)
+        for number, view in enumerate(plan.views)
     }
 
 

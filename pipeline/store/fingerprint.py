@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from pipeline.dataset import DataInfo
 from pipeline.priors import PriorGrid
-from pipeline.views import View
+from pipeline.views import ViewPlan
 
 Fingerprint = dict[str, Any]
 
@@ -44,7 +44,7 @@ def differences(expected: Fingerprint, found: Fingerprint) -> list[str]:
 
 
 def label_parts(
-    data: DataInfo, plan: Sequence[View], grid: PriorGrid, pad_size_divisor: int
+    data: DataInfo, plan: ViewPlan, grid: PriorGrid, pad_size_divisor: int
 ) -> Fingerprint:
     """The part of the fingerprint that a student must share with the store.
 
@@ -60,7 +60,7 @@ def label_parts(
             "annotations": data.train.annotations_digest,
             "images": data.train.images_digest,
         },
-        "views": [{"scale": list(view.scale), "flip": view.flip} for view in plan],
+        "views": plan.plain(),
         "priors": {"strides": list(grid.strides), "scale": grid.scale},
         "padding": {"pad_size_divisor": pad_size_divisor},
     }

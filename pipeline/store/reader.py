@@ -23,6 +23,7 @@ from pipeline.store.fingerprint import (
 from pipeline.store.schema import (
     ASSIGNED_GT,
     FORMAT_VERSION,
+    GEOMETRY,
     MISSING,
     SOFT_ARRAYS,
     VIEW_COLUMNS,
@@ -30,7 +31,7 @@ from pipeline.store.schema import (
     StoreLayout,
 )
 from pipeline.store.shard import CorruptShardError, ShardedRows, ZarrRows, read_number
-from pipeline.views import View
+from pipeline.views import ViewPlan, read_plan
 
 AGAIN = "make it again with `lad labels --replace`"
 MEND = "`lad labels` makes what is damaged again"
@@ -181,12 +182,9 @@ class LabelStore:
     def __len__(self) -> int:
         return len(self.layout.table["row"])
 
-    def plan(self) -> tuple[View, ...]:
+    def plan(self) -> ViewPlan:
         """The view plan."""
-        return tuple(
-            View(scale=(view["scale"][0], view["scale"][1]), flip=view["flip"])
-            for view in self.fingerprint["views"]
-        )
+        return read_plan(self.fingerprint["views"])
 
     def soft_settings(self) -> SoftSettings | None:
         """How soft scores are stored; None in a store without."""
@@ -245,6 +243,10 @@ class LabelStore:
     def gt_digest(self, view: int) -> int:
         """The digest of the objects that the view's assignment refers to."""
         return int(self.layout.table["gt_digest"][view])
+
+    def geometry(self, view: int) -> tuple[int, ...]:
+        """What is recorded of the view; see `View.geometry`."""
+        return tuple(int(self.layout.table[name][view]) for name in GEOMETRY)
 
     def assigned(self, view: int) -> npt.NDArray[np.int16]:
         """For each prior of the view the index of its object, or `BACKGROUND`; (P,).

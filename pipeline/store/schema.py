@@ -8,6 +8,9 @@ labels.zarr/
     bucket    int32       index into the attribute `buckets`
     row       int32       row in the bucket's arrays
     gt_digest uint64      digest of the image's objects
+    long, short           int32, the scale: bounds of the sides that the image is resized to fit
+    flip                  uint8, 1 where it is then, after the crop, flipped horizontally
+    top, left, height, width  int32, the window of the resized image that it shows, in pixels
   buckets/<H>x<W>/
     assigned_gt int16     [rows, priors] index of the object, `BACKGROUND`, or `MISSING`
     cls_scores  uint8     [rows, classes, priors] codes of probabilities, see `pipeline.quantise`
@@ -30,12 +33,23 @@ from pipeline.coco import AnnotatedImage, objects_digest
 from pipeline.errors import UserError
 from pipeline.priors import PriorGrid
 from pipeline.quantise import RUN
-from pipeline.views import Shape, View, padded_shape
+from pipeline.views import Shape, ViewPlan, padded_shape
 
 FORMAT_VERSION = 3
 BACKGROUND = -1
 MISSING = -2
 """Fill value of `assigned_gt`, outside its domain: a row that was never written."""
+
+GEOMETRY = {
+    "long": "int32",
+    "short": "int32",
+    "flip": "uint8",
+    "top": "int32",
+    "left": "int32",
+    "height": "int32",
+    "width": "int32",
+}
+"""The columns that record a view, in the order of `View.geometry`."""
 
 VIEW_COLUMNS = {
     "image_id": "int64",
@@ -43,6 +57,7 @@ VIEW_COLUMNS = {
     "bucket": "int32",
     "row": "int32",
     "gt_digest": "uint64",
+    **GEOMETRY,
 }
 
 SHARD_NUMBERS = {"fallbacks": "uint32", "complete": "uint8"}
@@ -151,7 +166,7 @@ class StoreLayout:
 
 def plan_store(
     images: Sequence[AnnotatedImage],
-    plan: Sequence[View],
+    plan: ViewPlan,
     grid: PriorGrid,
     divisor: int,
     shard_rows: int,
@@ -176,11 +191,14 @@ def plan_store(
                 f"image {image.image_id} has {len(image.objects.boxes)} objects; "
                 f"a store can hold at most {np.iinfo(np.int16).max} an image"
             )
-    padded = [
-        padded_shape(view.resized_shape(image.height, image.width), divisor)
-        for image in images
-        for view in plan
-    ]
+    padded: list[Shape] = []
+    geometry: list[tuple[int, ...]] = []
+    for image in images:
+        size = image.height, image.width
+        for number in range(len(plan)):
+            view = plan.view(number, image.image_id, *size)
+            padded.append(padded_shape(view.shape(*size), divisor))
+            geometry.append(view.geometry(*size))
     shapes = sorted(set(padded))
     index = {shape: number for number, shape in enumerate(shapes)}
     bucket = np.array([index[shape] for shape in padded], np.int32)
@@ -196,6 +214,7 @@ def plan_store(
         "gt_digest": np.repeat(
             np.array([objects_digest(image.objects) for image in images], np.uint64), len(plan)
         ),
+        **dict(zip(GEOMETRY, np.array(geometry).T, strict=True)),
     }
     counts = np.bincount(bucket, minlength=len(shapes))
     return StoreLayout(

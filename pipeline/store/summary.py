@@ -128,11 +128,8 @@ def describe(summary: Summary) -> str:
     """The summary as text: short tables first, the fingerprint last."""
     store = summary.store
     fingerprint = store.fingerprint
-    lines = [f"label store {store.path}", _completeness(summary), "", "views of every image:"]
-    lines += [
-        f"  {number}: {view.scale[0]} x {view.scale[1]}{', flipped' if view.flip else ''}"
-        for number, view in enumerate(store.plan())
-    ]
+    lines = [f"label store {store.path}", _completeness(summary), ""]
+    lines += store.plan().describe()
     lines += ["", "| bucket (height x width) | priors | views | complete |", "|---|--:|--:|--:|"]
     lines += [
         _bucket_row(bucket, complete)
