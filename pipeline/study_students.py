@@ -85,7 +85,7 @@ class Course:
         buckets: dict[Shape, list[int]] = defaultdict(list)
         for view in views:
             info = self.dataset.get_data_info(view)
-            shape = info["view"].resized_shape(info["height"], info["width"])
+            shape = info["view"].shape(info["height"], info["width"])
             buckets[padded_shape(shape, self.divisor)].append(view)
         size = self.training.batch_size
         return [
