@@ -30,6 +30,7 @@ LAYERS = [
     {"train_teacher", "train_student", "benchmark", "store_benchmark", "estimate", "probe"},
     {"prepare", "training", "evaluation", "report", "precompute", "verification", "labelling"},
     {"methods"},
+    {"online_students"},
     {"soft_students", "online"},
     {"batch_grid", "teacher", "students", "replay", "detector", "checkpoint", "losses", "mmcv_ops"},
     {
@@ -52,6 +53,7 @@ MMDET_MODULES = {
     "pipeline.mmcv_ops",
     "pipeline.batch_grid",
     "pipeline.online",
+    "pipeline.online_students",
     "pipeline.teacher",
     "pipeline.students",
     "pipeline.soft_students",
