@@ -37,6 +37,10 @@ class Model:
 
     name: str
     method: str
+    labels: str
+    """`cached`, `online`, or `own` for a paa."""
+    assigner: str
+    """`batched` or `mmdet`: what fits mixtures in the step, for labels that are not cached."""
     config: str
     metrics: Mapping[str, float | None]
     run: Run | None
@@ -134,7 +138,7 @@ def break_even(students: Sequence[Model], teacher_pass: TeacherPass) -> BreakEve
     An online student asks the teacher for every image of every epoch. Each costs a view's share
     of the pass, so the seconds cancel out: what counts is how many views are asked for.
     """
-    runs = [s.run for s in students if s.run and s.method != "paa"]
+    runs = [s.run for s in students if s.run and s.labels == "cached"]
     if not runs:
         return None
     views_per_student = fmean(run.epochs * run.images for run in runs)
@@ -153,7 +157,7 @@ def step_ratios(students: Sequence[Model]) -> list[StepRatio]:
             paas.setdefault((s.config, s.run.batch_size), (s.name, s.run.seconds_per_step))
     ratios = []
     for s in students:
-        if s.run and s.method != "paa" and (s.config, s.run.batch_size) in paas:
+        if s.run and s.labels == "cached" and (s.config, s.run.batch_size) in paas:
             paa, seconds = paas[s.config, s.run.batch_size]
             own = s.run.seconds_per_step
             ratios.append(StepRatio(s.name, paa, own, seconds, own / seconds))
@@ -170,8 +174,9 @@ def smooth(values: Sequence[float], window: int) -> np.ndarray:
 def markdown(comparison: Comparison) -> str:
     """The table, and below it what the teacher pass cost and saved."""
     lines = [
-        "| name | method | config | parameters (M) | AP | AP50 | AP75 | s/step | total time |",
-        "|---|---|---|--:|--:|--:|--:|--:|--:|",
+        "| name | method | labels | config | parameters (M) | AP | AP50 | AP75 | s/step "
+        "| total time |",
+        "|---|---|---|---|--:|--:|--:|--:|--:|--:|",
         *(_row(model) for model in comparison.models),
     ]
     cost = comparison.teacher_pass
@@ -201,7 +206,9 @@ def markdown(comparison: Comparison) -> str:
 
 
 def _row(model: Model) -> str:
-    cells = [model.name, model.method, Path(model.config).stem]
+    rule = "" if model.labels == "cached" else f" ({model.assigner})"
+    labels = model.labels + rule if model.run else "-"
+    cells = [model.name, model.method, labels, Path(model.config).stem]
     cells.append(f"{model.run.parameters / 1e6:.2f}" if model.run else "-")
     for metric in ("AP", "AP50", "AP75"):
         value = model.metrics[metric]
@@ -289,10 +296,12 @@ def _names(kind: type) -> list[str]:
 
 
 def _read_student(name: str, paths: Paths) -> Model:
-    names = ["method", "config", *_names(Run)]
-    content = _read(paths.model(name) / "training.json", f"lad student {name}", names)
+    about = ["method", "labels", "assigner", "config"]
+    file = paths.model(name) / "training.json"
+    content = _read(file, f"lad student {name}", [*about, *_names(Run)])
     run = Run(**{n: content[n] for n in _names(Run)})
-    return Model(name, content["method"], content["config"], _read_metrics(name, paths), run)
+    described = {n: content[n] for n in about}
+    return Model(name, **described, metrics=_read_metrics(name, paths), run=run)
 
 
 def _read_teacher(params: Params, paths: Paths) -> Model:
@@ -301,7 +310,8 @@ def _read_teacher(params: Params, paths: Paths) -> Model:
     if "checkpoint" not in _read(file, "lad teacher", []):
         content = _read(file, "lad teacher", _names(Run))
         run = Run(**{n: content[n] for n in _names(Run)})
-    return Model("teacher", "paa", params.teacher.config, _read_metrics("teacher", paths), run)
+    metrics = _read_metrics("teacher", paths)
+    return Model("teacher", "paa", "own", "mmdet", params.teacher.config, metrics, run)
 
 
 def _read_metrics(name: str, paths: Paths) -> dict[str, float | None]:

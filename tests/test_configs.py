@@ -17,7 +17,7 @@ from mmengine.dataset import pseudo_collate
 from pipeline.checkpoint import save_model
 from pipeline.dataset import load_data_info
 from pipeline.detector import build_detector, load_model_config, prior_grid, without_downloads
-from pipeline.methods import student_labels, student_model
+from pipeline.methods import cached_model, online_model, student_labels
 from pipeline.params import Student, load_params
 from pipeline.precompute import precompute_labels
 from pipeline.prepare import prepare_data
@@ -85,7 +85,9 @@ def test_a_student_takes_a_step(project, stores, config: str, method: str, teach
     student = Student(config=config, method=method)
     store = stores(teacher) if teacher else None
     torch.manual_seed(1)
-    network = build_detector(student_model(model_of(config), method, store)).train()
+    model = model_of(config)
+    model = cached_model(model, method, store) if store else online_model(model, student, Path())
+    network = build_detector(model).train()
     labels = Attachments()
     if store is not None:
         assert sum((store.assigned(view) >= 0).sum() for view in range(len(store))) > 0

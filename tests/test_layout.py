@@ -39,8 +39,19 @@ LAYERS = [
     },
     {"prepare", "training", "evaluation", "report", "precompute", "verification", "labelling"},
     {"methods"},
-    {"soft_students"},
-    {"teacher", "students", "replay", "detector", "checkpoint", "losses", "mmcv_ops", "objectness"},
+    {"online_students"},
+    {"soft_students", "online"},
+    {
+        "batch_grid",
+        "teacher",
+        "students",
+        "replay",
+        "detector",
+        "checkpoint",
+        "losses",
+        "mmcv_ops",
+        "objectness",
+    },
     {
         "assignment.paa",
         "assignment.mixture",
@@ -60,6 +71,9 @@ LAYERS = [
 
 MMDET_MODULES = {
     "pipeline.mmcv_ops",
+    "pipeline.batch_grid",
+    "pipeline.online",
+    "pipeline.online_students",
     "pipeline.teacher",
     "pipeline.students",
     "pipeline.soft_students",

@@ -17,7 +17,7 @@ from mmengine.dataset import pseudo_collate
 from pipeline.checkpoint import load_model
 from pipeline.dataset import load_data_info
 from pipeline.detector import build_detector, load_model_config, prior_grid
-from pipeline.methods import student_labels, student_model
+from pipeline.methods import cached_model, student_labels
 from pipeline.params import Student
 from pipeline.replay import Attachments, ViewDataset, view_pipeline
 from pipeline.store.reader import LabelStore
@@ -158,7 +158,9 @@ def student_batch(
     settings = Student(config=labelled.params.student("lad").config, method=method)
     model = load_model_config(settings.config, len(data.classes))
     store = LabelStore(labelled.paths.labels)
-    student = build_detector(student_model(model, method, store)).train()
+    if method != "paa":
+        model = cached_model(model, method, store)
+    student = build_detector(model).train()
     student.init_weights()
     labels = Attachments()
     if method != "paa":
