@@ -35,6 +35,7 @@ LAYERS = [
     {
         "assignment.paa",
         "assignment.mixture",
+        "assignment.criterion",
         "store.schema",
         "store.shard",
         "store.writer",
