@@ -1,4 +1,4 @@
-"""Which of two networks teaches an object (CoLAD: LAD, WACV 2022, section 3.3).
+"""Which of two networks teaches an object (CoLAD of LAD, WACV 2022).
 
 Both networks have computed the cost of every candidate. The one whose costs tell good candidates
 from bad ones more clearly decides the object's assignment, level by level or as a whole.
