@@ -21,6 +21,7 @@ from mmengine.optim import build_optim_wrapper
 from torch import Tensor
 from tqdm import tqdm
 
+from pipeline.batch_grid import level_shapes_of
 from pipeline.checkpoint import load_model
 from pipeline.dataset import load_data_info
 from pipeline.detector import build_detector, load_model_config, prior_grid, without_downloads
@@ -30,7 +31,7 @@ from pipeline.params import Params
 from pipeline.paths import Paths
 from pipeline.replay import Attachments, ViewDataset, ViewSampler, view_pipeline
 from pipeline.store.reader import LabelStore
-from pipeline.students import CachedLAD, level_shapes_of
+from pipeline.students import CachedLAD
 from pipeline.training import optim_wrapper
 from pipeline.views import view_plan
 

@@ -19,10 +19,11 @@ from mmdet.registry import MODELS, TRANSFORMS
 from mmdet.structures import SampleList
 from torch import Tensor
 
+from pipeline.batch_grid import level_shapes_of, own_grid
 from pipeline.priors import PriorGrid
 from pipeline.quantise import Coding
 from pipeline.store.reader import LabelStore
-from pipeline.students import CachedLADHead, level_shapes_of
+from pipeline.students import CachedLADHead
 from pipeline.views import Shape
 
 SOFT = "soft"
@@ -169,7 +170,7 @@ class SoftLADHead(CachedLADHead):
             "loss_soft_cls": self.soft_cls(
                 scores,
                 self._probabilities(samples, targets, shapes),
-                self.own_grid_weights(samples, shapes, device),
+                own_grid(self, samples, shapes, device).flatten().float(),
                 avg_factor=total,
             )
         }

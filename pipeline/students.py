@@ -2,7 +2,6 @@
 
 import pipeline.mmcv_ops  # noqa: F401
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from mmdet.registry import MODELS, TRANSFORMS
 from mmdet.structures import SampleList
 from torch import Tensor
 
+from pipeline.batch_grid import label_assignment, level_shapes_of, own_grid
 from pipeline.coco import Objects, objects_digest
 from pipeline.errors import UserError
 from pipeline.priors import PriorGrid
@@ -100,8 +100,7 @@ class CachedLADHead(LADHead):
         """What `LADHead.get_label_assignment` returns, without a teacher.
 
         Positives of each view are placed into the batch's grid, which is larger where the view is
-        padded to the size of others. Priors outside a view's own grid get weight 0, as mmdet's
-        valid flags do.
+        padded to the size of others.
 
         Args:
             samples: B samples whose meta data holds `assigned` and `pad_shape`.
@@ -112,17 +111,16 @@ class CachedLADHead(LADHead):
         level, row, column = np.concatenate([one["cells"] for one in found]).T
         counts = [len(one["labels"]) for one in found]
         place = self.places(level, row, column, counts, level_shapes)
-        total = len(samples) * sum(rows * columns for rows, columns in level_shapes)
-        positives = torch.from_numpy(place).to(device, non_blocking=True)
-        to_learn = torch.from_numpy(np.concatenate([one["labels"] for one in found]))
-        boxes = torch.from_numpy(np.concatenate([one["boxes"] for one in found]))
-        labels = torch.full((total,), self.num_classes, device=device)
-        labels[positives] = to_learn.to(device, non_blocking=True)
-        box_targets = torch.zeros(total, 4, device=device)
-        box_targets[positives] = boxes.to(device, non_blocking=True)
-        weights = self.own_grid_weights(samples, level_shapes, device)
-        anchors = self.anchors(level, row, column).to(device, non_blocking=True)
-        return labels, weights, box_targets, None, positives, anchors, len(place)
+        boxes = np.concatenate([one["boxes"] for one in found])
+        labels = np.concatenate([one["labels"] for one in found])
+        return label_assignment(
+            self,
+            own_grid(self, samples, level_shapes, device),
+            places=torch.from_numpy(place).to(device, non_blocking=True),
+            labels=torch.from_numpy(labels).to(device, non_blocking=True),
+            boxes=torch.from_numpy(boxes).to(device, non_blocking=True),
+            anchors=self.anchors(level, row, column).to(device, non_blocking=True),
+        )
 
     def places(
         self,
@@ -154,25 +152,6 @@ class CachedLADHead(LADHead):
         shift = np.stack([column, row, column, row], 1) * strides[level][:, [0, 1, 0, 1]]
         return base[level] + torch.from_numpy(shift).float()
 
-    def own_grid_weights(
-        self, samples: SampleList, level_shapes: list[Shape], device: torch.device
-    ) -> Tensor:
-        """1 for priors inside a view's own padded size, else 0; (B * P,)."""
-        pad_shapes = [sample.metainfo["pad_shape"] for sample in samples]
-        if all(shape == samples[0].metainfo["batch_input_shape"] for shape in pad_shapes):
-            rows_columns = sum(rows * columns for rows, columns in level_shapes)
-            return torch.ones(len(samples) * rows_columns, device=device)
-        flags = []
-        padded = torch.tensor(pad_shapes, device=device)
-        for (rows, columns), (stride, _) in zip(
-            level_shapes, self.prior_generator.strides, strict=True
-        ):
-            own = torch.div(padded + stride - 1, stride, rounding_mode="floor")[..., None]
-            inside_rows = torch.arange(rows, device=device) < own[:, 0]
-            inside_columns = torch.arange(columns, device=device) < own[:, 1]
-            flags.append((inside_rows[:, :, None] & inside_columns[:, None, :]).flatten(1))
-        return torch.cat(flags, 1).flatten().float()
-
 
 @MODELS.register_module()
 class CachedLAD(PAA):
@@ -191,8 +170,3 @@ class CachedLAD(PAA):
         )
         losses: dict[str, Tensor] = self.bbox_head.loss(features, assignment, batch_data_samples)
         return losses
-
-
-def level_shapes_of(levels: Sequence[Tensor]) -> list[Shape]:
-    """(rows, columns) of each level's feature map."""
-    return [(level.shape[-2], level.shape[-1]) for level in levels]

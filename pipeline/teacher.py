@@ -1,4 +1,7 @@
-"""The teacher: a PAA detector that decides which prior learns which object."""
+"""The teacher: a PAA detector that decides which prior learns which object.
+
+Shapes: B views on one grid of P priors, C classes, N candidates.
+"""
 
 import pipeline.mmcv_ops  # noqa: F401
 
@@ -7,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from mmdet.models.dense_heads import PAAHead
 from mmdet.models.detectors import PAA
 from mmdet.models.utils import levels_to_images
 from torch import Tensor
@@ -14,8 +18,9 @@ from torch import Tensor
 from pipeline.assignment.paa import (
     BACKGROUND,
     TOP_K,
+    Candidates,
     best_overlap,
-    find_candidates,
+    list_candidates,
     select_positives,
 )
 from pipeline.coco import Objects
@@ -28,7 +33,7 @@ _RULE = {"pos_iou_thr": 0.1, "neg_iou_thr": 0.1, "min_pos_iou": 0}
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a teacher's head says of a batch.
+    """What a head says of a batch.
 
     Attributes:
         scores: (B, P, C) class logits.
@@ -71,6 +76,67 @@ class Beliefs:
     iou: Tensor
 
 
+def stack_levels(levels: Sequence[Sequence[Tensor]]) -> Outputs:
+    """A head's outputs of all levels in one.
+
+    Args:
+        levels: of each level the class logits (B, C, H, W), the encoded boxes (B, 4, H, W) and the
+            logits of the IoU branch (B, 1, H, W), as three lists.
+    """
+    scores, deltas, iou = (torch.stack(levels_to_images(maps)) for maps in levels)
+    return Outputs(scores, deltas, iou[..., 0])
+
+
+def check_rule(head: PAAHead, whose: str) -> None:
+    """Refuse a head with another assignment than PAA's.
+
+    Args:
+        head: of a PAA.
+        whose: names the network, for the error.
+
+    Raises:
+        UserError: the assignment settings are others.
+    """
+    assigner = head.assigner
+    expected = _RULE | {"topk": TOP_K, "ignore_iof_thr <= 0": True, "allowed_border < 0": True}
+    found = {name: getattr(assigner, name, None) for name in _RULE} | {
+        "topk": head.topk,
+        "ignore_iof_thr <= 0": getattr(assigner, "ignore_iof_thr", -1) <= 0,
+        "allowed_border < 0": head.train_cfg.allowed_border < 0,
+    }
+    if found != expected:
+        raise UserError(
+            f"{whose}'s config must assign as PAA does (train_cfg, topk): "
+            f"expected {expected}, found {found}"
+        )
+
+
+@torch.no_grad()
+def candidate_costs(head: PAAHead, outputs: Outputs, candidates: Candidates) -> Tensor:
+    """PAA's cost of each candidate, with the head's own losses and without gradient.
+
+    Args:
+        head: whose losses count.
+        outputs: of that head.
+        candidates: of the batch.
+
+    Returns:
+        (N,).
+    """
+    labels = candidates.labels
+    (costs,) = head.get_pos_loss(
+        [candidates.anchors],
+        outputs.scores[candidates.image, candidates.prior],
+        outputs.deltas[candidates.image, candidates.prior],
+        labels,
+        torch.ones_like(labels, dtype=outputs.scores.dtype),
+        candidates.boxes,
+        torch.ones_like(candidates.boxes),
+        torch.arange(len(labels), device=labels.device),
+    )
+    return costs
+
+
 class Teacher:
     """Computes LAD's label assignment (WACV 2022, section 3.2) for batches of one bucket.
 
@@ -85,22 +151,13 @@ class Teacher:
         self.detector = detector.eval()
         self.head = detector.bbox_head
         self.grid = prior_grid(self.head)
-        self._check_rule()
-        self.device = next(detector.parameters()).device
+        check_rule(self.head, "the teacher")
 
-    def _check_rule(self) -> None:
-        assigner = self.head.assigner
-        found = {name: getattr(assigner, name, None) for name in _RULE}
-        expected = _RULE | {"topk": TOP_K, "ignore_iof_thr <= 0": True}
-        found |= {
-            "topk": self.head.topk,
-            "ignore_iof_thr <= 0": getattr(assigner, "ignore_iof_thr", -1) <= 0,
-        }
-        if found != expected:
-            raise UserError(
-                "the teacher's config must assign as PAA does (train_cfg.assigner, topk): "
-                f"expected {expected}, found {found}"
-            )
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        device: torch.device = next(self.detector.parameters()).device
+        return device
 
     @torch.inference_mode()
     def forward(self, images: Tensor) -> Outputs:
@@ -109,9 +166,7 @@ class Teacher:
         Args:
             images: (B, 3, H, W) float32, normalised and padded.
         """
-        outputs = self.head(self.detector.extract_feat(images))
-        scores, deltas, iou = (torch.stack(levels_to_images(levels)) for levels in outputs)
-        return Outputs(scores, deltas, iou[..., 0])
+        return stack_levels(self.head(self.detector.extract_feat(images)))
 
     @torch.inference_mode()
     def assign(self, outputs: Outputs, objects: Sequence[Objects], padded: Shape) -> Assignment:
@@ -125,26 +180,19 @@ class Teacher:
         device = outputs.scores.device
         boxes, labels, present = (part.to(device) for part in _pad(objects))
         priors = self.grid.boxes(padded, device)
-        candidate = find_candidates(priors, boxes, present)
-        image, prior = (candidate != BACKGROUND).nonzero(as_tuple=True)
-        if not len(prior):
-            return Assignment(candidate, 0)
-        taken = candidate[image, prior]
-        costs = self._costs(
-            outputs.scores[image, prior],
-            outputs.deltas[image, prior],
-            priors[prior],
-            labels[image, taken],
-            boxes[image, taken],
-        )
+        levels = self.grid.levels(padded, device)
+        candidates = list_candidates(priors, levels, boxes, labels, present)
         positives = select_positives(
-            costs,
-            image * boxes.shape[1] + taken,
-            self.grid.levels(padded, device)[prior],
+            candidate_costs(self.head, outputs, candidates),
+            candidates.group,
+            candidates.level,
             len(self.grid.strides),
         )
-        candidate[image, prior] = torch.where(positives.chosen, taken, BACKGROUND)
-        return Assignment(candidate, len(positives.fallbacks))
+        assigned = torch.full(outputs.iou.shape, BACKGROUND, device=device)
+        assigned[candidates.image, candidates.prior] = torch.where(
+            positives.chosen, candidates.object, BACKGROUND
+        )
+        return Assignment(assigned, len(positives.fallbacks))
 
     @torch.inference_mode()
     def believe(
@@ -175,22 +223,6 @@ class Teacher:
             boxes=sides / strides[:, None] * kept[..., None],
             iou=outputs.iou.sigmoid() * kept,
         )
-
-    def _costs(
-        self, scores: Tensor, deltas: Tensor, priors: Tensor, labels: Tensor, boxes: Tensor
-    ) -> Tensor:
-        """PAA's cost of each candidate, (N,), with the head's own losses."""
-        (costs,) = self.head.get_pos_loss(
-            [priors],
-            scores,
-            deltas,
-            labels,
-            torch.ones_like(labels, dtype=scores.dtype),
-            boxes,
-            torch.ones_like(boxes),
-            torch.arange(len(labels), device=labels.device),
-        )
-        return costs
 
 
 def _pad(objects: Sequence[Objects]) -> tuple[Tensor, Tensor, Tensor]:

@@ -30,8 +30,8 @@ LAYERS = [
     {"train_teacher", "train_student", "benchmark", "store_benchmark", "estimate", "probe"},
     {"prepare", "training", "evaluation", "report", "precompute", "verification", "labelling"},
     {"methods"},
-    {"soft_students"},
-    {"teacher", "students", "replay", "detector", "checkpoint", "losses", "mmcv_ops"},
+    {"soft_students", "online"},
+    {"batch_grid", "teacher", "students", "replay", "detector", "checkpoint", "losses", "mmcv_ops"},
     {
         "assignment.paa",
         "assignment.mixture",
@@ -51,6 +51,8 @@ LAYERS = [
 
 MMDET_MODULES = {
     "pipeline.mmcv_ops",
+    "pipeline.batch_grid",
+    "pipeline.online",
     "pipeline.teacher",
     "pipeline.students",
     "pipeline.soft_students",

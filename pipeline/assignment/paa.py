@@ -3,8 +3,8 @@
 The definition is mmdet's `PAAHead`. Here it runs for all objects, images and levels of a batch
 at once, on the device of its inputs; LAD (WACV 2022) is the same rule on a teacher's costs.
 
-Shapes: B images of one bucket, P priors (the same for all of them), M room for objects in an
-image, N candidates. Boxes are xyxy in pixels of the view.
+Shapes: B images on one grid of P priors, M room for objects in an image, N candidates. Boxes are
+xyxy in pixels of the view.
 """
 
 from dataclasses import dataclass
@@ -59,7 +59,9 @@ def best_overlap(predicted: Tensor, boxes: Tensor, present: Tensor) -> Tensor:
     return best
 
 
-def find_candidates(priors: Tensor, boxes: Tensor, present: Tensor) -> Tensor:
+def find_candidates(
+    priors: Tensor, boxes: Tensor, present: Tensor, inside: Tensor | None = None
+) -> Tensor:
     """The object that each prior may learn: mmdet's `MaxIoUAssigner` with PAA's settings.
 
     A prior is a candidate of the object that it overlaps most, by an IoU of 0.1 or more. After
@@ -70,19 +72,80 @@ def find_candidates(priors: Tensor, boxes: Tensor, present: Tensor) -> Tensor:
         priors: (P, 4).
         boxes: (B, M, 4), anything where not present.
         present: (B, M) bool, false for padding and for crowds, which are not learnt.
+        inside: (B, P) bool, the priors of each image's own grid, where that is smaller; others
+            are no candidates (mmdet's valid flags).
 
     Returns:
         (B, P) int64, index of the object or `BACKGROUND`.
     """
     if not boxes.shape[1]:
         return torch.full((len(boxes), len(priors)), BACKGROUND, device=priors.device)
-    iou = overlaps(boxes, priors).masked_fill_(~present[..., None], -1)
+    possible = present[..., None] if inside is None else present[..., None] & inside[:, None]
+    iou = overlaps(boxes, priors).masked_fill_(~possible, -1)
     most, nearest = iou.max(1)
     candidate = torch.where(most >= POSITIVE_IOU, nearest, BACKGROUND)
-    wanted = (iou == iou.amax(2, keepdim=True)) & present[..., None]
+    wanted = (iou == iou.amax(2, keepdim=True)) & possible
     position = torch.arange(1, boxes.shape[1] + 1, device=boxes.device, dtype=torch.int32)
     taker = (wanted * position[:, None]).amax(1).long() - 1
     return torch.where(taker >= 0, taker, candidate)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The candidates of a batch's objects, image after image, priors ascending.
+
+    Attributes:
+        image: (N,) int64.
+        prior: (N,) int64, index in the grid.
+        object: (N,) int64, index among the image's objects.
+        group: (N,) int64, the object's number in the whole batch.
+        level: (N,) int64, of the prior.
+        anchors: (N, 4), the prior as a box.
+        labels: (N,) int64, the object's class.
+        boxes: (N, 4), the object's box.
+    """
+
+    image: Tensor
+    prior: Tensor
+    object: Tensor
+    group: Tensor
+    level: Tensor
+    anchors: Tensor
+    labels: Tensor
+    boxes: Tensor
+
+
+def list_candidates(
+    priors: Tensor,
+    levels: Tensor,
+    boxes: Tensor,
+    labels: Tensor,
+    present: Tensor,
+    inside: Tensor | None = None,
+) -> Candidates:
+    """What `find_candidates` finds, as a list, with what their cost depends on.
+
+    Args:
+        priors: (P, 4).
+        levels: (P,) int64, the level of each prior.
+        boxes: (B, M, 4), anything where not present.
+        labels: (B, M) int64.
+        present: (B, M) bool.
+        inside: (B, P) bool.
+    """
+    found = find_candidates(priors, boxes, present, inside)
+    image, prior = (found != BACKGROUND).nonzero(as_tuple=True)
+    taken = found[image, prior]
+    return Candidates(
+        image=image,
+        prior=prior,
+        object=taken,
+        group=image * boxes.shape[1] + taken,
+        level=levels[prior],
+        anchors=priors[prior],
+        labels=labels[image, taken],
+        boxes=boxes[image, taken],
+    )
 
 
 @dataclass(frozen=True)

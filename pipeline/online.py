@@ -1,0 +1,114 @@
+"""PAA's rule in the training step, for all views and objects of a batch at once.
+
+The same rule as the teacher pass's (`pipeline.assignment.paa`), on a batch of mixed view sizes.
+
+Shapes: B views on one grid of P priors, N candidates.
+"""
+
+import pipeline.mmcv_ops  # noqa: F401
+
+import torch
+from mmdet.models.dense_heads import LADHead, PAAHead
+from mmdet.structures import SampleList
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from pipeline.assignment.paa import Candidates, list_candidates, select_positives
+from pipeline.batch_grid import label_assignment, own_grid
+from pipeline.teacher import Outputs, candidate_costs
+from pipeline.views import Shape
+
+
+def batch_candidates(
+    head: PAAHead, samples: SampleList, level_shapes: list[Shape], device: torch.device
+) -> Candidates:
+    """Which prior of a batch is a candidate of which object; crowds have none.
+
+    Args:
+        head: whose priors they are.
+        samples: B samples, as the preprocessor leaves them.
+        level_shapes: (rows, columns) of the batch's feature maps.
+        device: of the result.
+    """
+    boxes, labels, present = pad_objects(samples, device)
+    anchors = head.prior_generator.grid_priors(level_shapes, device=device)
+    sizes = torch.tensor([len(level) for level in anchors], device=device)
+    total = sum(len(level) for level in anchors)
+    return list_candidates(
+        torch.cat(anchors),
+        torch.arange(len(sizes), device=device).repeat_interleave(sizes, output_size=total),
+        boxes,
+        labels,
+        present,
+        own_grid(head, samples, level_shapes, device),
+    )
+
+
+def pad_objects(samples: SampleList, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Boxes (B, M, 4), labels (B, M) and what is there (B, M); crowds are not.
+
+    Args:
+        samples: B samples, as the preprocessor leaves them.
+        device: of the result.
+    """
+    objects = [sample.gt_instances.to(device) for sample in samples]
+    boxes = pad_sequence([one.bboxes for one in objects], batch_first=True)
+    labels = pad_sequence([one.labels for one in objects], batch_first=True)
+    counts = torch.tensor([len(one.labels) for one in objects], device=device)
+    return boxes, labels, torch.arange(labels.shape[1], device=device) < counts[:, None]
+
+
+def choose(head: PAAHead, costs: Tensor, candidates: Candidates) -> Tensor:
+    """Which candidates PAA's rule makes positive, (N,) bool.
+
+    Args:
+        head: whose priors they are.
+        costs: (N,) of each candidate.
+        candidates: of the batch.
+    """
+    levels = head.prior_generator.num_levels
+    return select_positives(costs, candidates.group, candidates.level, levels).chosen
+
+
+def chosen_assignment(
+    head: LADHead,
+    candidates: Candidates,
+    chosen: Tensor,
+    samples: SampleList,
+    level_shapes: list[Shape],
+) -> tuple:
+    """What `LADHead.get_label_assignment` returns, from the candidates that are positive.
+
+    Args:
+        head: that learns it.
+        candidates: of the batch.
+        chosen: (N,) bool, which are positive.
+        samples: B samples, as the preprocessor leaves them.
+        level_shapes: (rows, columns) of the batch's feature maps.
+    """
+    inside = own_grid(head, samples, level_shapes, chosen.device)
+    kept = chosen.nonzero()[:, 0]
+    return label_assignment(
+        head,
+        inside,
+        places=(candidates.image * inside.shape[1] + candidates.prior)[kept],
+        labels=candidates.labels[kept],
+        boxes=candidates.boxes[kept],
+        anchors=candidates.anchors[kept],
+    )
+
+
+def assign_batch(
+    head: PAAHead, outputs: Outputs, samples: SampleList, level_shapes: list[Shape]
+) -> tuple:
+    """PAA's assignment of a batch by the outputs of a head, as `LADHead.get_label_assignment`'s.
+
+    Args:
+        head: whose losses are the costs.
+        outputs: of that head.
+        samples: B samples, as the preprocessor leaves them.
+        level_shapes: (rows, columns) of the batch's feature maps.
+    """
+    candidates = batch_candidates(head, samples, level_shapes, outputs.scores.device)
+    chosen = choose(head, candidate_costs(head, outputs, candidates), candidates)
+    return chosen_assignment(head, candidates, chosen, samples, level_shapes)
