@@ -8,7 +8,6 @@ import pipeline.mmcv_ops  # noqa: F401
 
 import copy
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -39,8 +38,7 @@ class CoLAD(BaseModel):
         networks: their configs, with an `LADHead`.
         criterion: what decides who teaches.
         per_level: whether each level of an object has a teacher of its own.
-        checkpoints: for each network the file with the weights that it starts from, or None.
-        trust: for each network whether its file may hold more than tensors.
+        checkpoints: for each network what `read_weights` reads its first weights from, or None.
 
     Raises:
         UserError: the networks differ in their priors or preprocessing, or do not assign as PAA.
@@ -52,8 +50,7 @@ class CoLAD(BaseModel):
         networks: Sequence[ConfigDict],
         criterion: Criterion,
         per_level: bool,
-        checkpoints: Sequence[str | None] = (None, None),
-        trust: Sequence[bool] = (False, False),
+        checkpoints: Sequence[dict[str, Any] | None] = (None, None),
     ) -> None:
         super().__init__(data_preprocessor=networks[0].data_preprocessor)
         self.names = names
@@ -61,7 +58,6 @@ class CoLAD(BaseModel):
         self.criterion = criterion
         self.per_level = per_level
         self.checkpoints = checkpoints
-        self.trust = trust
         for name, network in zip(names, self.networks, strict=True):
             check_rule(network.bbox_head, f"the network {name}")
         self._require_same("priors", [prior_grid(one.bbox_head) for one in self.networks])
@@ -77,9 +73,9 @@ class CoLAD(BaseModel):
     def init_weights(self) -> None:
         """Start from random or pretrained weights, or from the networks' checkpoints."""
         super().init_weights()
-        for network, file, trust in zip(self.networks, self.checkpoints, self.trust, strict=True):
-            if file is not None:
-                load_weights(network, read_weights(Path(file), trust), file)
+        for network, checkpoint in zip(self.networks, self.checkpoints, strict=True):
+            if checkpoint:
+                load_weights(network, read_weights(**checkpoint), checkpoint["file"])
 
     def forward(
         self, inputs: Tensor, data_samples: SampleList, mode: str = "loss"
@@ -107,7 +103,7 @@ class CoLAD(BaseModel):
         outputs = [one.bbox_head(one.extract_feat(inputs)) for one in self.networks]
         assignment, fractions = self.assign(outputs, data_samples)
         objects, crowds, metas = unpack_gt_instances(data_samples)
-        found = {}
+        found: dict[str, Tensor] = {}
         for name, network, output, fraction in zip(
             self.names, self.networks, outputs, fractions, strict=True
         ):

@@ -47,7 +47,7 @@ def train_student(name: str, params: Params, paths: Paths) -> dict[str, Any]:
         store.require_complete()
         labels = {
             "labels": student_labels(student, store, grid),
-            "labels_digest": digest(store.fingerprint),
+            "inputs_digest": digest(store.fingerprint),
         }
     state, cost = train(
         name=name,

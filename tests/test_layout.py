@@ -20,6 +20,8 @@ STAGE_FILES = {
     "verify": "verify",
     "student": "student",
     "evaluate": "evaluate",
+    "colearn": "colearn",
+    "evaluate_colearn": "evaluate",
     "evaluate_teacher": "evaluate",
     "compare": "compare",
 }
@@ -27,9 +29,17 @@ STAGE_FILES = {
 # From top to bottom: a module imports from its own layer and from those below.
 LAYERS = [
     {"stages"},
-    {"train_teacher", "train_student", "benchmark", "store_benchmark", "estimate", "probe"},
+    {
+        "train_teacher",
+        "train_student",
+        "train_colearn",
+        "benchmark",
+        "store_benchmark",
+        "estimate",
+        "probe",
+    },
     {"prepare", "training", "evaluation", "report", "precompute", "verification", "labelling"},
-    {"methods"},
+    {"methods", "colearning"},
     {"soft_students", "online"},
     {"batch_grid", "teacher", "students", "replay", "detector", "checkpoint", "losses", "mmcv_ops"},
     {
@@ -62,6 +72,8 @@ MMDET_MODULES = {
     "pipeline.training",
     "pipeline.train_teacher",
     "pipeline.train_student",
+    "pipeline.train_colearn",
+    "pipeline.colearning",
     "pipeline.evaluation",
     "pipeline.precompute",
     "pipeline.labelling",
