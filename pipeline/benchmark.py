@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmdet.models.detectors import LAD
 from mmdet.registry import MODELS
 from mmdet.structures import SampleList
 from mmengine.config import ConfigDict
@@ -22,21 +21,21 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pipeline.batch_grid import level_shapes_of
-from pipeline.checkpoint import load_model
 from pipeline.dataset import load_data_info
 from pipeline.detector import build_detector, load_model_config, prior_grid, without_downloads
 from pipeline.errors import UserError
-from pipeline.methods import student_labels, student_model
-from pipeline.params import Params
+from pipeline.methods import cached_model, online_model, student_labels
+from pipeline.params import Params, Student
 from pipeline.paths import Paths
 from pipeline.replay import Attachments, ViewDataset, ViewSampler, view_pipeline
+from pipeline.soft_students import SoftLAD
 from pipeline.store.reader import LabelStore
 from pipeline.students import CachedLAD
 from pipeline.training import optim_wrapper
 from pipeline.views import view_plan
 
 BATCHES = 4
-WARMUP = 2
+WARMUP = BATCHES
 
 
 @MODELS.register_module()
@@ -53,6 +52,23 @@ class ConstantLAD(CachedLAD):
                 batch_data_samples, level_shapes_of(features), batch_inputs.device
             )
         losses: dict[str, Tensor] = self.bbox_head.loss(features, ready[key], batch_data_samples)
+        return losses
+
+
+@MODELS.register_module()
+class ConstantSoLAD(SoftLAD):
+    """The limit of SoLAD: assignments and soft scores of every batch lie ready in memory."""
+
+    def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> dict[str, Tensor]:
+        """The losses of SoLAD on labels that were made when the batch was first seen."""
+        ready = self.__dict__.setdefault("ready", {})
+        key = batch_data_samples[0].metainfo["img_id"]
+        features = self.extract_feat(batch_inputs)
+        head = self.bbox_head
+        if key not in ready:
+            place = (batch_data_samples, level_shapes_of(features), batch_inputs.device)
+            ready[key] = head.cached_targets(*place), head.cached_assignment(*place)
+        losses: dict[str, Tensor] = head.losses(head(features), *ready[key], batch_data_samples)
         return losses
 
 
@@ -87,34 +103,41 @@ def time_steps(name: str, params: Params, paths: Paths, repeats: int) -> StepTim
     data = load_data_info(paths)
     model = load_model_config(student.config, len(data.classes))
     training = params.student_training(name)
+    store = LabelStore(paths.labels)
     grid = prior_grid(build_detector(without_downloads(model)).bbox_head)
-    attach = student_labels(student, LabelStore(paths.labels), grid)
-    dataset, plain = (
-        ViewDataset(
+    attachments = {"none": Attachments(), "lad": student_labels(student, store, grid)}
+    if store.soft_settings():
+        solad = student.model_copy(update={"method": "solad"})
+        attachments["solad"] = student_labels(solad, store, grid)
+    datasets = {
+        labels: ViewDataset(
             plan=view_plan(params.views),
             annotations=data.train.annotations,
             images=data.train.images_folder,
             classes=data.classes,
-            pipeline=view_pipeline(*labels.transforms, meta_keys=labels.meta_keys),
+            pipeline=view_pipeline(
+                *attached.transforms,
+                meta_keys=attached.meta_keys,
+                after_packing=attached.after_packing,
+            ),
         )
-        for labels in (attach, Attachments())
-    )
-    chosen = list(islice(ViewSampler(dataset, training.seed), BATCHES * training.batch_size))
-    batches = [
-        pseudo_collate([dataset[view] for view in chosen[start::BATCHES]])
-        for start in range(BATCHES)
-    ]
-    load = _seconds(lambda: [plain[view] for view in chosen]) / len(chosen)
-    both = _seconds(lambda: [dataset[view] for view in chosen]) / len(chosen)
-
-    networks: dict[str, Any] = {
-        "paa (mmdet)": build_detector(without_downloads(model)),
-        "online LAD (mmdet)": _online_lad(model, paths),
-        "cached lad": build_detector(student_model(without_downloads(model), "lad")),
-        "constant labels": MODELS.build(
-            dict(student_model(without_downloads(model), "lad"), type="ConstantLAD")
-        ),
+        for labels, attached in attachments.items()
     }
+    sampler = ViewSampler(datasets["none"], training.seed)
+    chosen = list(islice(sampler, BATCHES * training.batch_size))
+    batches = {
+        labels: [
+            pseudo_collate([dataset[view] for view in chosen[start::BATCHES]])
+            for start in range(BATCHES)
+        ]
+        for labels, dataset in datasets.items()
+    }
+    load, both = (
+        _seconds(lambda: [datasets[labels][view] for view in chosen]) / len(chosen)  # noqa: B023
+        for labels in ("none", "lad")
+    )
+    ways = _ways(without_downloads(model), student, store, paths)
+    networks: dict[str, Any] = {way: build_detector(config) for way, (config, _) in ways.items()}
     state = networks["cached lad"].state_dict()
     wrappers = {}
     for way, network in networks.items():
@@ -124,7 +147,7 @@ def time_steps(name: str, params: Params, paths: Paths, repeats: int) -> StepTim
     seconds: dict[str, list[float]] = {way: [] for way in networks}
     for repeat in tqdm(range(-WARMUP, repeats), desc="bench", unit="round"):
         for way, network in networks.items():
-            batch = batches[repeat % BATCHES]
+            batch = batches[ways[way][1]][repeat % BATCHES]
             spent = _seconds(lambda: network.train_step(batch, wrappers[way]))  # noqa: B023
             if repeat >= 0:
                 seconds[way].append(spent)
@@ -141,26 +164,27 @@ def _seconds(call: Any) -> float:
     return time.perf_counter() - started
 
 
-def _online_lad(student: ConfigDict, paths: Paths) -> LAD:
-    """Mmdet's own LAD detector: the student with the teacher beside it."""
-    detector, teacher = load_model(paths.teacher, "lad teacher")
-    student = without_downloads(student)
-    online: LAD = MODELS.build(
-        dict(
-            type="LAD",
-            data_preprocessor=student.data_preprocessor,
-            backbone=student.backbone,
-            neck=student.neck,
-            bbox_head=dict(student.bbox_head, type="LADHead"),
-            teacher_backbone=dict(teacher.backbone, init_cfg=None),
-            teacher_neck=teacher.neck,
-            teacher_bbox_head=dict(teacher.bbox_head, type="LADHead"),
-            train_cfg=student.train_cfg,
-            test_cfg=student.test_cfg,
-        )
-    )
-    online.teacher_model.load_state_dict(detector.state_dict())
-    return online
+def _ways(
+    model: ConfigDict, student: Student, store: LabelStore, paths: Paths
+) -> dict[str, tuple[ConfigDict, str]]:
+    """By the way that a student gets its labels, its config and what its samples carry."""
+
+    def online(**settings: str) -> ConfigDict:
+        return online_model(model, Student(config=student.config, **settings), paths.teacher)
+
+    ways = {
+        "paa (mmdet)": (online(method="paa", assigner="mmdet"), "none"),
+        "paa (batched)": (online(method="paa"), "none"),
+        "online LAD (mmdet)": (online(method="lad", labels="online", assigner="mmdet"), "none"),
+        "online LAD (batched)": (online(method="lad", labels="online"), "none"),
+        "cached lad": (cached_model(model, "lad"), "lad"),
+        "constant labels": (ConfigDict(cached_model(model, "lad"), type="ConstantLAD"), "lad"),
+    }
+    if store.soft_settings():
+        solad = cached_model(model, "solad", store)
+        ways["cached solad"] = (solad, "solad")
+        ways["constant solad"] = (ConfigDict(solad, type="ConstantSoLAD"), "solad")
+    return ways
 
 
 def machine() -> dict[str, Any]:

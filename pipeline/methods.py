@@ -1,13 +1,18 @@
-"""The methods of students: what each turns a PAA into, and what it reads from the store."""
+"""The methods of students: what each turns a PAA into, and where its labels come from."""
 
 import pipeline.mmcv_ops  # noqa: F401
 
 import copy
+from pathlib import Path
+from typing import Any
 
 from mmengine.config import ConfigDict
 
+from pipeline.checkpoint import CONFIG, WEIGHTS
+from pipeline.detector import load_model_config, without_downloads
 from pipeline.errors import UserError
 from pipeline.losses import SoftLabelLoss
+from pipeline.online_students import BatchedPAAHead, OnlineLAD, OnlineSoftLAD
 from pipeline.params import Student
 from pipeline.priors import PriorGrid
 from pipeline.replay import Attachments
@@ -53,29 +58,66 @@ def overlap_threshold(student: Student) -> float:
     return MIN_IOU[student.method] if student.min_iou is None else student.min_iou
 
 
-def student_model(model: ConfigDict, method: str, store: LabelStore | None = None) -> ConfigDict:
-    """The config of a PAA turned into that of a student of `method`.
+def cached_model(model: ConfigDict, method: str, store: LabelStore | None = None) -> ConfigDict:
+    """The config of a PAA turned into that of a student that learns from a store.
 
     Args:
         model: of type PAA.
-        method: as in params.yaml.
+        method: `lad`, `soft` or `solad`.
         store: what it learns from; `soft` and `solad` need its coding.
     """
-    if method == "paa":
-        return model
     model = copy.deepcopy(model)
-    if method == "lad":
-        model.type = CachedLAD.__name__
-        model.bbox_head.type = CachedLADHead.__name__
+    model.bbox_head.type = CachedLADHead.__name__
+    model.type = CachedLAD.__name__
+    if method != "lad":
+        assert store is not None
+        model.type = SoftLAD.__name__
+        model.bbox_head.update(_soft_head(method), coding=store.coding)
+    return model
+
+
+def online_model(model: ConfigDict, student: Student, teacher: Path) -> ConfigDict:
+    """The config of a PAA turned into that of a student that makes its labels in each step.
+
+    Args:
+        model: of type PAA.
+        student: as in params.yaml, with the method `paa` or with labels `online`.
+        teacher: the teacher's model folder; `paa` needs none.
+    """
+    model = copy.deepcopy(model)
+    if student.method == "paa":
+        if student.assigner == "batched":
+            model.bbox_head.type = BatchedPAAHead.__name__
         return model
-    assert store is not None
-    model.type = SoftLAD.__name__
-    model.bbox_head.update(
+    model.bbox_head.type = "LADHead"
+    if student.assigner == "mmdet":
+        return _mmdet_lad(model, teacher)
+    model.update(type=OnlineLAD.__name__, teacher=str(teacher))
+    if student.method != "lad":
+        model.update(type=OnlineSoftLAD.__name__, min_iou=overlap_threshold(student))
+        model.bbox_head.update(_soft_head(student.method))
+    return model
+
+
+def _soft_head(method: str) -> dict[str, Any]:
+    return dict(
         type=SoftLADHead.__name__,
-        coding=store.coding,
         soft_cls=dict(type=SoftLabelLoss.__name__, loss_weight=CLASS_WEIGHT[method]),
         soft_iou=dict(type=SoftLabelLoss.__name__, loss_weight=10.0),
         soft_bbox=dict(type="GIoULoss", loss_weight=1.3),
         with_assignment=method == "solad",
     )
-    return model
+
+
+def _mmdet_lad(student: ConfigDict, teacher: Path) -> ConfigDict:
+    """Mmdet's own LAD detector."""
+    other = without_downloads(load_model_config(teacher / CONFIG))
+    other.bbox_head.type = "LADHead"
+    student.update(
+        type="LAD",
+        teacher_backbone=other.backbone,
+        teacher_neck=other.neck,
+        teacher_bbox_head=other.bbox_head,
+        teacher_ckpt=str(teacher / WEIGHTS),
+    )
+    return student

@@ -14,6 +14,7 @@ from pydantic import (
     Field,
     ValidationError,
     field_validator,
+    model_validator,
 )
 
 from pipeline.errors import UserError
@@ -146,10 +147,16 @@ class Labels(Section):
 
 
 class Student(Section):
-    """A network trained from the store, or on its own (`paa`)."""
+    """A network trained from the store, with the teacher in memory, or on its own (`paa`)."""
 
     config: str = Field(description="an mmdet config whose model is a PAA")
     method: Literal["paa", "lad", "soft", "solad"]
+    labels: Literal["cached", "online"] = Field(
+        "cached", description="from the store, or from the teacher in each step"
+    )
+    assigner: Literal["batched", "mmdet"] = Field(
+        "batched", description="of paa and online lad: ours, or mmdet's, object by object"
+    )
     min_iou: float | None = Field(
         None,
         ge=0,
@@ -160,6 +167,23 @@ class Student(Section):
     training: Training = Field(
         Training(), description="what differs from the section `training`; the rest has no effect"
     )
+
+    @property
+    def labels_from(self) -> str:
+        """Where its labels come from: `cached`, `online`, or `own` for a paa."""
+        return "own" if self.method == "paa" else self.labels
+
+    @model_validator(mode="after")
+    def _labels_are_possible(self) -> "Student":
+        if self.method == "paa" and self.labels == "online":
+            raise ValueError("labels: online needs a teacher, and paa has none; leave labels out")
+        own_rule = self.method == "paa" or (self.method == "lad" and self.labels == "online")
+        if self.assigner == "mmdet" and not own_rule:
+            raise ValueError(
+                "assigner: mmdet is for the method paa, and for lad with labels: online; "
+                "leave it out"
+            )
+        return self
 
 
 class Network(Section):

@@ -1,4 +1,4 @@
-"""Students that learn the teacher's cached soft scores: `soft`, and `solad` with assignments, too.
+"""Students that learn a teacher's soft scores: `soft`, and `solad` with assignments, too.
 
 Shapes: B views, P priors of the batch's grid, C classes, N priors whose teacher box overlaps an
 object by more than the student's threshold m.
@@ -51,6 +51,31 @@ class SoftTargets:
     iou: np.ndarray
 
 
+@dataclass(frozen=True, eq=False)
+class BatchTargets:
+    """What a teacher says of a batch, on the batch's grid.
+
+    Attributes:
+        inside: (B, P) bool, the priors of each view's own grid.
+        probabilities: (B * P, C) of the classes; where not inside, anything.
+        places: (N,) int64 where the priors with a teacher box lie among the B * P.
+        anchors: (N, 4) these priors as boxes, xyxy in pixels.
+        strides: (N,) pixels per cell of these priors.
+        overlap: (N,) best IoU of the teacher's box with an object.
+        boxes: (N, 4) left, top, right, bottom from the prior's centre, in strides.
+        iou: (N,) the teacher's IoU prediction.
+    """
+
+    inside: Tensor
+    probabilities: Tensor
+    places: Tensor
+    anchors: Tensor
+    strides: Tensor
+    overlap: Tensor
+    boxes: Tensor
+    iou: Tensor
+
+
 @TRANSFORMS.register_module()
 class AttachSoftScores(BaseTransform):
     """Attaches the cached soft scores of the view to a packed sample.
@@ -96,21 +121,21 @@ class SoftLADHead(CachedLADHead):
     """A PAA head with the soft-label losses of LAD (WACV 2022, section 4, its KL baseline).
 
     Args:
-        coding: of the store's class probabilities.
         soft_cls: loss of the classes.
         soft_iou: loss of the IoU branch.
         soft_bbox: loss of the boxes.
-        with_assignment: whether LAD's losses on cached assignments are added (SoLAD).
+        with_assignment: whether LAD's losses on assignments are added (SoLAD).
+        coding: of the store's class probabilities; None for a student that has no store.
     """
 
     def __init__(
         self,
         *args: Any,
-        coding: Coding,
         soft_cls: dict[str, Any],
         soft_iou: dict[str, Any],
         soft_bbox: dict[str, Any],
         with_assignment: bool,
+        coding: Coding | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -127,71 +152,107 @@ class SoftLADHead(CachedLADHead):
             features: of the neck.
             samples: B samples, as `AttachSoftScores` and the preprocessor leave them.
         """
-        outputs = self(features)
-        losses = self.soft_losses(outputs, samples)
+        shapes, device = level_shapes_of(features), features[0].device
+        assignment = None
         if self.with_assignment:
+            assignment = self.cached_assignment(samples, shapes, device)
+        targets = self.cached_targets(samples, shapes, device)
+        return self.losses(self(features), targets, assignment, samples)
+
+    def losses(
+        self,
+        outputs: tuple[list[Tensor], ...],
+        targets: BatchTargets,
+        assignment: tuple | None,
+        samples: SampleList,
+    ) -> dict[str, Tensor]:
+        """The soft-label losses, and LAD's losses where there is an assignment.
+
+        Args:
+            outputs: of the head, as in `soft_losses`.
+            targets: what the teacher says.
+            assignment: as `LADHead.get_label_assignment` returns it.
+            samples: B samples.
+        """
+        losses = self.soft_losses(outputs, targets)
+        if assignment is not None:
             instances, ignored, metas = unpack_gt_instances(samples)
             losses |= self.loss_by_feat(
-                *outputs,
-                instances,
-                metas,
-                ignored,
-                label_assignment_results=self.cached_assignment(
-                    samples, level_shapes_of(features), features[0].device
-                ),
+                *outputs, instances, metas, ignored, label_assignment_results=assignment
             )
         return losses
 
+    def cached_targets(
+        self, samples: SampleList, shapes: list[Shape], device: torch.device
+    ) -> BatchTargets:
+        """What the samples carry of the teacher, on the batch's grid.
+
+        Args:
+            samples: B samples, as `AttachSoftScores` and the preprocessor leave them.
+            shapes: (rows, columns) of the batch's feature maps.
+            device: of the result.
+        """
+        targets: list[SoftTargets] = [getattr(sample, SOFT) for sample in samples]
+        level, row, column = np.concatenate([one.cells for one in targets]).T
+        counts = [len(one.cells) for one in targets]
+        overlap, boxes, iou = (
+            torch.from_numpy(np.concatenate([getattr(one, name) for one in targets])).to(device)
+            for name in ("overlap", "boxes", "iou")
+        )
+        strides = torch.tensor([stride for stride, _ in self.prior_generator.strides])
+        return BatchTargets(
+            inside=own_grid(self, samples, shapes, device),
+            probabilities=self._probabilities(samples, targets, shapes),
+            places=torch.from_numpy(self.places(level, row, column, counts, shapes)).to(device),
+            anchors=self.anchors(level, row, column).to(device),
+            strides=strides[torch.from_numpy(level)].to(device),
+            overlap=overlap,
+            boxes=boxes,
+            iou=iou,
+        )
+
     def soft_losses(
-        self, outputs: tuple[list[Tensor], ...], samples: SampleList
+        self, outputs: tuple[list[Tensor], ...], targets: BatchTargets
     ) -> dict[str, Tensor]:
         """The soft-label losses from the outputs of the head.
 
         Args:
             outputs: of each level the class logits (B, C, H, W), the encoded boxes (B, 4, H, W)
                 and the logits of the IoU branch (B, 1, H, W).
-            samples: B samples.
+            targets: what the teacher says.
         """
-        shapes = level_shapes_of(outputs[0])
         scores, deltas, iou = (torch.cat(levels_to_images(levels)) for levels in outputs)
-        device = scores.device
-        targets: list[SoftTargets] = [getattr(sample, SOFT) for sample in samples]
-        level, row, column = np.concatenate([one.cells for one in targets]).T
-        counts = [len(one.cells) for one in targets]
-        places = torch.from_numpy(self.places(level, row, column, counts, shapes)).to(device)
-        overlap, boxes, teacher_iou = (
-            torch.from_numpy(np.concatenate([getattr(one, name) for one in targets])).to(device)
-            for name in ("overlap", "boxes", "iou")
-        )
-        total = overlap.sum()
+        total = targets.overlap.sum()
         total = torch.where(total > 0, total, torch.ones_like(total))
-
         losses = {
             "loss_soft_cls": self.soft_cls(
                 scores,
-                self._probabilities(samples, targets, shapes),
-                own_grid(self, samples, shapes, device).flatten().float(),
+                targets.probabilities,
+                targets.inside.flatten().float(),
                 avg_factor=total,
             )
         }
+        places, anchors = targets.places, targets.anchors
         if not len(places):
             nothing = deltas.sum() * 0 + iou.sum() * 0
             return losses | {"loss_soft_bbox": nothing, "loss_soft_iou": nothing}
-        anchors = self.anchors(level, row, column).to(device)
-        strides = torch.tensor([stride for stride, _ in self.prior_generator.strides])
-        distances = boxes * strides.to(device)[torch.from_numpy(level).to(device)][:, None]
+        distances = targets.boxes * targets.strides[:, None]
         centres = (anchors[:, :2] + anchors[:, 2:]) / 2
         believed = torch.cat([centres - distances[:, :2], centres + distances[:, 2:]], 1)
         losses["loss_soft_bbox"] = self.soft_bbox(
-            self.bbox_coder.decode(anchors, deltas[places]), believed, overlap, avg_factor=total
+            self.bbox_coder.decode(anchors, deltas[places]),
+            believed,
+            targets.overlap,
+            avg_factor=total,
         )
-        losses["loss_soft_iou"] = self.soft_iou(iou[places, 0], teacher_iou, avg_factor=total)
+        losses["loss_soft_iou"] = self.soft_iou(iou[places, 0], targets.iou, avg_factor=total)
         return losses
 
     def _probabilities(
         self, samples: SampleList, targets: list[SoftTargets], shapes: list[Shape]
     ) -> Tensor:
         """The teacher's class probabilities on the batch's grid, (B * P, C)."""
+        assert self.coding, "a head that learns from a store needs the store's coding"
         codes = [getattr(sample, SOFT_CODES) for sample in samples]
         device = codes[0].device
         tail_mean = torch.from_numpy(np.stack([one.tail_mean for one in targets])).to(device)

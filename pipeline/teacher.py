@@ -206,11 +206,26 @@ class Teacher:
             padded: (H, W).
             min_iou: boxes are kept where they overlap an object by more than this.
         """
+        boxes, _, present = (part.to(outputs.scores.device) for part in _pad(objects))
+        return self.believe_padded(outputs, boxes, present, padded, min_iou)
+
+    @torch.inference_mode()
+    def believe_padded(
+        self, outputs: Outputs, boxes: Tensor, present: Tensor, padded: Shape, min_iou: float
+    ) -> Beliefs:
+        """The soft scores of a batch, for objects that are on its device already.
+
+        Args:
+            outputs: of the head.
+            boxes: (B, M, 4), anything where not present.
+            present: (B, M) bool, false for padding and for crowds.
+            padded: (H, W) of the batch.
+            min_iou: as in `believe`.
+        """
         device = outputs.scores.device
-        boxes, _, present = (part.to(device) for part in _pad(objects))
         priors = self.grid.boxes(padded, device)
         decoded = self.head.bbox_coder.decode(
-            priors.repeat(len(objects), 1), outputs.deltas.flatten(0, 1)
+            priors.repeat(len(boxes), 1), outputs.deltas.flatten(0, 1)
         ).view_as(outputs.deltas)
         overlap = best_overlap(decoded, boxes, present)
         kept = overlap > min_iou

@@ -60,6 +60,8 @@ def train_colearn(name: str, params: Params, paths: Paths) -> dict[str, Any]:
         record = cost | {
             "name": f"{name}.{network.name}",
             "method": "colearn",
+            "labels": "shared",
+            "assigner": "batched",
             "config": network.config,
             "parameters": sum(p.numel() for p in build_detector(model).parameters()),
             "curves": _own_curves(cost["curves"], network.name),

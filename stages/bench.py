@@ -52,6 +52,9 @@ def _print_steps(name: str, times: StepTimes, repeats: int) -> None:
     for way in times.seconds:
         median = times.median(way)
         click.echo(f"| {way} | {median:.4f} | {cached / median:.3f} of it |")
+    if "cached solad" in times.seconds:
+        ratio = times.median("cached solad") / times.median("constant solad")
+        click.echo(f"\ncached solad is {ratio:.3f} of constant solad")
     click.echo(
         f"\nloading a view {times.load_seconds * 1e3:.2f} ms, "
         f"its labels {times.attach_seconds * 1e3:.2f} ms more"

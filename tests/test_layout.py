@@ -40,6 +40,7 @@ LAYERS = [
     },
     {"prepare", "training", "evaluation", "report", "precompute", "verification", "labelling"},
     {"methods", "colearning"},
+    {"online_students"},
     {"soft_students", "online"},
     {"batch_grid", "teacher", "students", "replay", "detector", "checkpoint", "losses", "mmcv_ops"},
     {
@@ -63,6 +64,7 @@ MMDET_MODULES = {
     "pipeline.mmcv_ops",
     "pipeline.batch_grid",
     "pipeline.online",
+    "pipeline.online_students",
     "pipeline.teacher",
     "pipeline.students",
     "pipeline.soft_students",

@@ -16,7 +16,7 @@ from pipeline.checkpoint import load_model
 from pipeline.dataset import load_data_info
 from pipeline.detector import build_detector, load_model_config, prior_grid
 from pipeline.labelling import view_dataset
-from pipeline.methods import student_labels, student_model
+from pipeline.methods import cached_model, student_labels
 from pipeline.replay import ViewDataset, view_pipeline
 from pipeline.store.reader import LabelStore
 from pipeline.views import view_plan
@@ -97,7 +97,7 @@ def student_batch(labelled, views: list[int], seed: int = 0) -> tuple[Any, dict[
     data = load_data_info(labelled.paths)
     torch.manual_seed(seed)
     model = load_model_config(labelled.params.student("lad").config, len(data.classes))
-    student = build_detector(student_model(model, "lad")).train()
+    student = build_detector(cached_model(model, "lad")).train()
     student.init_weights()
     grid = prior_grid(student.bbox_head)
     store = LabelStore(labelled.paths.labels)

@@ -15,7 +15,7 @@ from pipeline.detector import build_detector, load_model_config, prior_grid, wit
 from pipeline.errors import UserError
 from pipeline.evaluation import evaluate
 from pipeline.labelling import load_teacher
-from pipeline.methods import overlap_threshold, student_labels, student_model
+from pipeline.methods import cached_model, overlap_threshold, student_labels
 from pipeline.params import Student
 from pipeline.replay import ViewDataset, view_pipeline
 from pipeline.store.reader import LabelStore
@@ -30,7 +30,7 @@ def batch_of(labelled, method: str, views: list[int]):
     student = Student(config=labelled.params.student("lad").config, method=method)
     store = LabelStore(labelled.paths.labels)
     model = load_model_config(student.config, len(data.classes))
-    network = build_detector(student_model(without_downloads(model), method, store)).train()
+    network = build_detector(cached_model(without_downloads(model), method, store)).train()
     network.init_weights()
     labels = student_labels(student, store, prior_grid(network.bbox_head))
     dataset = ViewDataset(
