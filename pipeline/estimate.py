@@ -229,7 +229,8 @@ def _pays(params: Params, images: int, plan: int, seconds: float) -> BreakEven |
     for name, student in params.students.items():
         training = params.student_training(name)
         run = Run(0, training.epochs, images, training.batch_size, 0.0, 0.0)
-        students.append(Model(name, student.method, student.config, {}, run))
+        about = (student.method, student.labels_from, student.assigner, student.config)
+        students.append(Model(name, *about, metrics={}, run=run))
     views = images * plan
     rate = views / seconds if seconds else 0.0
     return break_even(students, TeacherPass(views, seconds, rate, 0, 0.0))

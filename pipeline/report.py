@@ -17,8 +17,6 @@ from pipeline.params import Params
 from pipeline.paths import Paths, made_by
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
-ALONE = ("paa", "colearn")
-"""The methods that need no teacher: they neither pay back a teacher pass nor profit from it."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +37,10 @@ class Model:
 
     name: str
     method: str
+    labels: str
+    """`cached`, `online`, `own` for a paa, or `shared` in co-learning."""
+    assigner: str
+    """`batched` or `mmdet`: what fits mixtures in the step, for labels that are not cached."""
     config: str
     metrics: Mapping[str, float | None]
     run: Run | None
@@ -144,7 +146,7 @@ def break_even(students: Sequence[Model], teacher_pass: TeacherPass) -> BreakEve
     An online student asks the teacher for every image of every epoch. Each costs a view's share
     of the pass, so the seconds cancel out: what counts is how many views are asked for.
     """
-    runs = [s.run for s in students if s.run and s.method not in ALONE]
+    runs = [s.run for s in students if s.run and s.labels == "cached"]
     if not runs:
         return None
     views_per_student = fmean(run.epochs * run.images for run in runs)
@@ -163,7 +165,7 @@ def step_ratios(students: Sequence[Model]) -> list[StepRatio]:
             paas.setdefault((s.config, s.run.batch_size), (s.name, s.run.seconds_per_step))
     ratios = []
     for s in students:
-        if s.run and s.method not in ALONE and (s.config, s.run.batch_size) in paas:
+        if s.run and s.labels == "cached" and (s.config, s.run.batch_size) in paas:
             paa, seconds = paas[s.config, s.run.batch_size]
             own = s.run.seconds_per_step
             ratios.append(StepRatio(s.name, paa, own, seconds, own / seconds))
@@ -180,8 +182,9 @@ def smooth(values: Sequence[float], window: int) -> np.ndarray:
 def markdown(comparison: Comparison) -> str:
     """The table, and below it what the teacher pass cost and saved."""
     lines = [
-        "| name | method | config | parameters (M) | AP | AP50 | AP75 | s/step | total time |",
-        "|---|---|---|--:|--:|--:|--:|--:|--:|",
+        "| name | method | labels | config | parameters (M) | AP | AP50 | AP75 | s/step "
+        "| total time |",
+        "|---|---|---|---|--:|--:|--:|--:|--:|--:|",
         *(_row(model) for model in comparison.models),
     ]
     cost = comparison.teacher_pass
@@ -211,7 +214,9 @@ def markdown(comparison: Comparison) -> str:
 
 
 def _row(model: Model) -> str:
-    cells = [model.name, model.method, Path(model.config).stem]
+    rule = "" if model.labels == "cached" else f" ({model.assigner})"
+    labels = model.labels + rule if model.run else "-"
+    cells = [model.name, model.method, labels, Path(model.config).stem]
     cells.append(f"{model.run.parameters / 1e6:.2f}" if model.run else "-")
     for metric in ("AP", "AP50", "AP75"):
         value = model.metrics[metric]
@@ -306,10 +311,12 @@ def _names_of_students(params: Params) -> list[str]:
 
 
 def _read_student(name: str, paths: Paths) -> Model:
-    names = ["method", "config", *_names(Run)]
-    content = _read(paths.model(name) / "training.json", made_by(name), names)
+    about = ["method", "labels", "assigner", "config"]
+    file = paths.model(name) / "training.json"
+    content = _read(file, made_by(name), [*about, *_names(Run)])
     run = Run(**{n: content[n] for n in _names(Run)})
-    return Model(name, content["method"], content["config"], _read_metrics(name, paths), run)
+    described = {n: content[n] for n in about}
+    return Model(name, **described, metrics=_read_metrics(name, paths), run=run)
 
 
 def _read_teacher(params: Params, paths: Paths) -> Model:
@@ -318,7 +325,8 @@ def _read_teacher(params: Params, paths: Paths) -> Model:
     if "checkpoint" not in _read(file, "lad teacher", []):
         content = _read(file, "lad teacher", _names(Run))
         run = Run(**{n: content[n] for n in _names(Run)})
-    return Model("teacher", "paa", params.teacher.config, _read_metrics("teacher", paths), run)
+    metrics = _read_metrics("teacher", paths)
+    return Model("teacher", "paa", "own", "mmdet", params.teacher.config, metrics, run)
 
 
 def _read_metrics(name: str, paths: Paths) -> dict[str, float | None]:

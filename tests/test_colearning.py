@@ -28,6 +28,7 @@ from pipeline.dataset import load_data_info
 from pipeline.detector import build_detector
 from pipeline.errors import UserError
 from pipeline.labelling import view_dataset
+from pipeline.teacher import Teacher
 from pipeline.train_colearn import train_colearn
 from pipeline.views import view_plan
 
@@ -293,6 +294,7 @@ def test_both_networks_are_ordinary_models(
         detector, model = load_model(project.paths.model(name), "")
         assert type(detector).__name__ == model.type == "PAA"
         assert type(detector.bbox_head) is PAAHead
+        Teacher(detector)  # it may teach others
         record = json.loads((project.paths.model(name) / "training.json").read_text())
         assert record["name"] == name
         assert record["method"] == "colearn"

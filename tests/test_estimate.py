@@ -129,7 +129,7 @@ def test_when_it_pays_is_the_rule_of_the_comparison(labelled) -> None:
     found = ask(labelled, views=8)
     run = Run(0, labelled.params.student_training("lad").epochs, 24, 8, 0.0, 0.0)
     rule = break_even(
-        [Model("lad", "lad", "", {}, run)],
+        [Model("lad", "lad", "cached", "batched", "", {}, run)],
         TeacherPass(96, found.seconds, 96 / found.seconds, 0, 0.0),
     )
     assert found.pays == rule

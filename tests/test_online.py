@@ -2,19 +2,32 @@
 
 import pipeline.mmcv_ops  # noqa: F401
 
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from mmdet.models.dense_heads import LADHead
+from mmdet.models.dense_heads import LADHead, PAAHead
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
+from mmengine.dataset import pseudo_collate
 from mmengine.structures import InstanceData
 
 from pipeline.batch_grid import level_shapes_of
-from pipeline.detector import build_detector, load_model_config
-from pipeline.online import assign_batch
+from pipeline.checkpoint import load_model
+from pipeline.dataset import load_data_info
+from pipeline.detector import build_detector, load_model_config, prior_grid, without_downloads
+from pipeline.errors import UserError
+from pipeline.labelling import view_dataset
+from pipeline.methods import cached_model, online_model, student_labels
+from pipeline.online import assign_batch, batch_candidates
+from pipeline.params import Student
+from pipeline.replay import ViewDataset, view_pipeline
+from pipeline.store.reader import LabelStore
 from pipeline.teacher import stack_levels
+from pipeline.train_student import train_student
+from pipeline.views import view_plan
 
 CONFIG = Path(__file__).parents[1] / "configs/paa_r18_quarter.py"
 CLASSES = 10
@@ -28,6 +41,14 @@ class DoubleLADHead(LADHead):
 
     In float32, scikit-learn's rounding makes ties between thresholds.
     """
+
+    def paa_reassign(self, pos_losses: torch.Tensor, *args) -> tuple:
+        return super().paa_reassign(pos_losses.double(), *args)
+
+
+@MODELS.register_module()
+class DoublePAAHead(PAAHead):
+    """Likewise."""
 
     def paa_reassign(self, pos_losses: torch.Tensor, *args) -> tuple:
         return super().paa_reassign(pos_losses.double(), *args)
@@ -134,3 +155,271 @@ def test_assignment_equals_mmdets_in_float32_but_for_ties() -> None:
         positives += (expected < CLASSES).sum()
     assert positives > 1000
     assert differing <= 0.02 * positives
+
+
+def test_an_object_with_one_candidate_learns_nothing_as_in_mmdet() -> None:
+    """A view of one cell a level, and an object that the smallest prior overlaps most, barely."""
+    sizes = [(8, 8), (192, 256)]
+    samples, outputs = random_batch(0, sizes, [0, 3])
+    samples[0] = sample_of(sizes[0], sizes[1], [[0, 0, 4, 4]])
+    shapes = level_shapes_of(outputs[0])
+    candidates = batch_candidates(lad_head(), samples, shapes, torch.device("cpu"))
+    assert (candidates.image == 0).sum() == 1
+    found = ours(lad_head(), samples, outputs)
+    assert_same_assignment(found, mmdets(lad_head("DoubleLADHead"), samples, outputs))
+    assert (found[0].view(2, -1) < CLASSES).any(1).tolist() == [False, True]
+
+
+def test_crowds_change_nothing_as_in_mmdet() -> None:
+    samples, outputs = random_batch(1, MIXED[:2], [3, 2])
+    without, _ = random_batch(1, MIXED[:2], [3, 2])
+    for sample in without:
+        sample.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4))
+    found = ours(lad_head(), samples, outputs)
+    assert torch.equal(found[0], ours(lad_head(), without, outputs)[0])
+    assert_same_assignment(found, mmdets(lad_head("DoubleLADHead"), samples, outputs))
+
+
+def test_priors_outside_a_views_own_grid_are_no_candidates() -> None:
+    """An object at the edge of its view: the nearest priors beyond belong to the padding."""
+    size, batch = (96, 128), (192, 256)
+    sample = sample_of(size, batch, [[100, 70, 128, 96]])
+    _, outputs = random_batch(2, [batch], [0])
+    shapes = level_shapes_of(outputs[0])
+    found = batch_candidates(lad_head(), [sample], shapes, torch.device("cpu"))
+    free = batch_candidates(
+        lad_head(), [sample_of(batch, batch, [[100, 70, 128, 96]])], shapes, torch.device("cpu")
+    )
+    centres = (found.anchors[:, :2] + found.anchors[:, 2:]) / 2
+    assert (centres < torch.tensor([128, 96])).all()
+    assert len(found.prior) < len(free.prior)
+    assert_same_assignment(
+        ours(lad_head(), [sample], outputs), mmdets(lad_head("DoubleLADHead"), [sample], outputs)
+    )
+
+
+def test_costs_that_are_nan_stop_neither_the_step_nor_the_other_images() -> None:
+    samples, outputs = random_batch(3, MIXED, [4] * 5)
+    expected = ours(lad_head(), samples, outputs)
+    for level in outputs[1]:
+        level[2] = float("nan")
+    labels, *_, count = ours(lad_head(), samples, outputs)
+    same = (labels == expected[0]).view(5, -1).all(1)
+    assert same.tolist() == [True, True, False, True, True]
+    assert count > 0
+    with pytest.raises(ValueError, match="NaN"):
+        mmdets(lad_head(), samples, outputs)
+
+
+# Training steps -------------------------------------------------------------------------------
+
+
+def network(config, state=None):
+    torch.manual_seed(0)
+    detector = build_detector(without_downloads(config))
+    detector.init_weights()
+    if state:
+        detector.load_state_dict(state)
+    detector.train()
+    return detector
+
+
+def student_of(labelled, **settings: str):
+    """The config of a student that makes its labels in each step."""
+    config = labelled.params.student("lad").config
+    model = load_model_config(config, CLASSES)
+    return online_model(model, Student(config=config, **settings), labelled.paths.teacher)
+
+
+def real_batch(labelled, images: tuple[int, ...]):
+    """Views of images of all sizes; image 4 has a crowd, image 5 no objects."""
+    data = load_data_info(labelled.paths)
+    dataset = view_dataset(data, view_plan(labelled.params.views))
+    items = [dataset[4 * (image - 1) + image % 4] for image in images]
+    preprocessor = build_detector(student_of(labelled, method="paa")).data_preprocessor
+    return preprocessor(pseudo_collate(items))
+
+
+def step(detector, batch) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
+    detector.zero_grad()
+    losses = detector.loss(batch["inputs"], batch["data_samples"])
+    sum(losses.values()).backward()
+    gradients = {
+        name: p.grad.clone() for name, p in detector.named_parameters() if p.grad is not None
+    }
+    return {name: value.item() for name, value in losses.items()}, gradients
+
+
+def assert_same_step(found: tuple[dict, dict], expected: tuple[dict, dict]) -> None:
+    assert found[0] == pytest.approx(expected[0], rel=1e-5)
+    assert found[1].keys() == expected[1].keys()
+    for name, gradient in expected[1].items():
+        error = (found[1][name] - gradient).norm() / gradient.norm().clamp(min=1e-12)
+        assert error < 1e-5, name
+
+
+BATCHES = [
+    pytest.param((1, 2, 3, 4, 5, 6, 8), id="mixed sizes, crowds, no objects"),
+    pytest.param((5, 5), id="no objects at all"),
+]
+
+
+@pytest.mark.parametrize("images", BATCHES)
+def test_batched_paa_learns_as_mmdets_paa(labelled, images: tuple[int, ...]) -> None:
+    batch = real_batch(labelled, images)
+    double = student_of(labelled, method="paa", assigner="mmdet")
+    assert (double.type, double.bbox_head.type) == ("PAA", "PAAHead")
+    double.bbox_head.type = "DoublePAAHead"
+    theirs = network(double)
+    teacher_weights, _ = load_model(labelled.paths.teacher, "")
+    theirs.load_state_dict(teacher_weights.state_dict())
+    batched = network(student_of(labelled, method="paa"), theirs.state_dict())
+    assert_same_step(step(batched, batch), step(theirs, batch))
+
+
+@pytest.mark.parametrize("images", BATCHES)
+def test_online_lad_learns_as_mmdets_lad(labelled, images: tuple[int, ...]) -> None:
+    batch = real_batch(labelled, images)
+    double = student_of(labelled, method="lad", labels="online", assigner="mmdet")
+    assert (double.type, double.teacher_bbox_head.type) == ("LAD", "LADHead")
+    double.teacher_bbox_head.type = "DoubleLADHead"
+    theirs = network(double)
+    batched = network(student_of(labelled, method="lad", labels="online"), theirs.state_dict())
+    found = step(batched, batch)
+    assert_same_step(found, step(theirs, batch))
+    assert bool(found[0]["loss_bbox"]) == (images != (5, 5))
+
+
+@pytest.mark.parametrize("settings", ["lad", "soft", "solad"])
+def test_the_teacher_is_no_part_of_the_student(labelled, settings: str) -> None:
+    plain = network(student_of(labelled, method="paa"))
+    online = network(student_of(labelled, method=settings, labels="online"))
+    state, teacher = online.state_dict(), online.teacher.detector
+    assert state.keys() == plain.state_dict().keys()
+    assert all(torch.equal(state[name], value) for name, value in plain.state_dict().items())
+    assert len(list(online.parameters())) == len(list(plain.parameters()))
+    assert not any(module.training for module in teacher.modules())
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    optimizer = torch.optim.SGD(online.parameters(), lr=0.1)
+    losses, _ = step(online, real_batch(labelled, (1, 2, 3, 4)))
+    optimizer.step()
+    assert all(value > 0 for value in losses.values())
+    assert all(torch.equal(before[name], value) for name, value in teacher.state_dict().items())
+    assert all(p.grad is None for p in teacher.parameters())
+
+
+@pytest.mark.parametrize("method", ["soft", "solad"])
+def test_online_soft_labels_are_the_cached_ones_but_for_the_coding(labelled, method: str) -> None:
+    """With views of one size, the teacher sees online what it saw in the teacher pass."""
+    store = LabelStore(labelled.paths.labels)
+    table = store.layout.table
+    views = np.flatnonzero((table["bucket"] == 1) & (table["image_id"] != 5))[:6].tolist()
+    student = Student(config=labelled.params.student("lad").config, method=method)
+    model = load_model_config(student.config, CLASSES)
+    cached = network(cached_model(model, method, store))
+    labels = student_labels(student, store, prior_grid(cached.bbox_head))
+    data = load_data_info(labelled.paths)
+    dataset = ViewDataset(
+        plan=view_plan(labelled.params.views),
+        annotations=data.train.annotations,
+        images=data.train.images_folder,
+        classes=data.classes,
+        pipeline=view_pipeline(
+            *labels.transforms, meta_keys=labels.meta_keys, after_packing=labels.after_packing
+        ),
+    )
+    batch = cached.data_preprocessor(pseudo_collate([dataset[view] for view in views]))
+    online = network(student_of(labelled, method=method, labels="online"), cached.state_dict())
+    expected, gradients = step(cached, batch)
+    found, online_gradients = step(online, batch)
+    assert found == pytest.approx(expected, rel=0.01)
+    ours, theirs = (
+        torch.cat([each[name].flatten() for name in gradients])
+        for each in (online_gradients, gradients)
+    )
+    assert (ours - theirs).norm() < 0.03 * theirs.norm()
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("lad", {"labels": "online"}),
+        ("lad", {"labels": "online", "assigner": "mmdet"}),
+        ("solad", {"labels": "online"}),
+        ("paa", {}),
+        ("paa", {"assigner": "mmdet"}),
+    ],
+)
+def test_training_without_a_store(labelled, tmp_path, method: str, settings: dict) -> None:
+    project = labelled.copy(tmp_path)
+    shutil.rmtree(project.paths.labels)
+    config = project.params.student("lad").config
+    project.change(
+        students={"it": {"config": config, "method": method} | settings}, training={"epochs": 1}
+    )
+    record = train_student("it", project.params, project.paths)
+    assert record["labels"] == ("own" if method == "paa" else "online")
+    assert record["assigner"] == settings.get("assigner", "batched")
+    detector, model = load_model(project.paths.model("it"), "")
+    assert model.type == type(detector).__name__ == "PAA"
+    assert record["parameters"] == sum(p.numel() for p in detector.parameters())
+
+
+def test_another_teacher_starts_anew(labelled, tmp_path, monkeypatch) -> None:
+    digests = []
+    monkeypatch.setattr(
+        "pipeline.train_student.train",
+        lambda **inputs: digests.append(inputs["labels_digest"]) or (_ for _ in ()).throw(KeyError),
+    )
+    project = labelled.copy(tmp_path)
+    config = project.params.student("lad").config
+    project.change(students={"it": {"config": config, "method": "lad", "labels": "online"}})
+    for _ in range(2):
+        with pytest.raises(KeyError):
+            train_student("it", project.params, project.paths)
+        file = project.paths.teacher / "weights.pth"
+        content = torch.load(file)
+        content["state_dict"]["bbox_head.atss_cls.bias"] += 1
+        torch.save(content, file)
+    assert digests[0] != digests[1]
+
+
+REFUSED = [
+    pytest.param(
+        "anchor_generator=dict(octave_base_scale=4)", "bbox_head", r"priors.*scale=8", id="priors"
+    ),
+    pytest.param("mean=[1, 2, 3]", "data_preprocessor", "data_preprocessor.*123.675", id="inputs"),
+]
+
+
+@pytest.mark.parametrize(("text", "part", "message"), REFUSED)
+def test_a_teacher_of_other_inputs_is_refused(
+    labelled, tmp_path, text: str, part: str, message: str
+) -> None:
+    project = labelled.copy(tmp_path)
+    base = project.params.student("lad").config
+    config = tmp_path / "other.py"
+    config.write_text(f"_base_ = {base!r}\nmodel = dict({part}=dict({text}))\n")
+    project.change(students={"it": {"config": str(config), "method": "lad", "labels": "online"}})
+    with pytest.raises(UserError, match=message):
+        train_student("it", project.params, project.paths)
+
+
+def test_another_rule_is_refused(labelled) -> None:
+    model = student_of(labelled, method="paa")
+    model.train_cfg.assigner.pos_iou_thr = 0.2
+    with pytest.raises(UserError, match="the student's config must assign as PAA does"):
+        build_detector(model)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": "paa", "labels": "online"}, "paa has none"),
+        ({"method": "lad", "assigner": "mmdet"}, "assigner: mmdet is for the method paa"),
+        ({"method": "solad", "labels": "online", "assigner": "mmdet"}, "assigner: mmdet is for"),
+    ],
+)
+def test_settings_without_effect_are_refused(settings: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Student(config="x", **settings)

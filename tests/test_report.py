@@ -12,6 +12,7 @@ from pipeline.params import Params
 from pipeline.paths import Paths
 from pipeline.report import (
     BreakEven,
+    Comparison,
     Model,
     Run,
     TeacherPass,
@@ -63,6 +64,8 @@ def training(name: str, method: str, **changes: object) -> dict:
     return {
         "name": name,
         "method": method,
+        "labels": "own" if method == "paa" else "cached",
+        "assigner": "batched",
         "config": "configs/small.py",
         "parameters": 1_234_567,
         "epochs": 8,
@@ -93,7 +96,8 @@ def paths(tmp_path: Path) -> Paths:
 def model(name: str, method: str, **changes: object) -> Model:
     content = training(name, method, **changes)
     run = Run(**{n: content[n] for n in Run.__dataclass_fields__})
-    return Model(name, method, content["config"], METRICS, run)
+    about = [content[n] for n in ("method", "labels", "assigner", "config")]
+    return Model(name, *about, METRICS, run)
 
 
 def test_break_even_of_one_student():
@@ -113,6 +117,26 @@ def test_break_even_is_the_mean_over_cached_students():
 
 def test_no_break_even_without_cached_students():
     assert break_even([model("c", "paa")], PASS) is None
+
+
+def test_an_online_student_pays_nothing_back():
+    online = model("o", "lad", labels="online")
+    assert break_even([online], PASS) is None
+    assert step_ratios([online, model("plain", "paa")]) == []
+
+
+def test_the_table_says_where_labels_come_from():
+    students = [
+        model("a", "lad", labels="online", assigner="mmdet"),
+        model("b", "solad", labels="online"),
+        model("c", "paa", assigner="mmdet"),
+    ]
+    rows = markdown(Comparison(students, PASS, None, [])).splitlines()[2:5]
+    assert [row.split(" | ")[2] for row in rows] == [
+        "online (mmdet)",
+        "online (batched)",
+        "own (mmdet)",
+    ]
 
 
 def test_step_ratio_needs_the_same_config_and_batch_size():
@@ -137,11 +161,14 @@ def test_table(paths: Paths):
     table = write_comparison(make_params(plain="paa", cached="lad"), paths)
     assert table == (paths.compare / "table.md").read_text()
     assert table.splitlines() == [
-        "| name | method | config | parameters (M) | AP | AP50 | AP75 | s/step | total time |",
-        "|---|---|---|--:|--:|--:|--:|--:|--:|",
-        "| teacher | paa | big | 30.00 | 0.412 | 0.600 | 0.450 | 0.500 | 1 h 01 min |",
-        "| plain | paa | small | 1.23 | 0.412 | 0.600 | 0.450 | 0.500 | 1 h 01 min |",
-        "| cached | lad | small | 1.23 | 0.412 | 0.600 | 0.450 | 0.400 | 59.9 s |",
+        "| name | method | labels | config | parameters (M) | AP | AP50 | AP75 | s/step "
+        "| total time |",
+        "|---|---|---|---|--:|--:|--:|--:|--:|--:|",
+        "| teacher | paa | own (mmdet) | big | 30.00 "
+        "| 0.412 | 0.600 | 0.450 | 0.500 | 1 h 01 min |",
+        "| plain | paa | own (batched) | small | 1.23 "
+        "| 0.412 | 0.600 | 0.450 | 0.500 | 1 h 01 min |",
+        "| cached | lad | cached | small | 1.23 | 0.412 | 0.600 | 0.450 | 0.400 | 59.9 s |",
         "",
         "Teacher pass: 400 views in 3 min 20 s (2.0 views/s); "
         "the label store takes 98.0 kB, 245 bytes a view.",
@@ -174,14 +201,14 @@ def test_json_has_the_same_numbers(paths: Paths):
 def test_undefined_metric_is_a_dash(paths: Paths):
     save(paths.metrics("cached"), METRICS | {"AP": -1, "AP50": None})
     table = write_comparison(make_params(cached="lad"), paths)
-    assert "| cached | lad | small | 1.23 | - | - | 0.450 |" in table
+    assert "| cached | lad | cached | small | 1.23 | - | - | 0.450 |" in table
 
 
 def test_teacher_with_own_checkpoint(paths: Paths):
     own = {"name": "teacher", "checkpoint": "mine.pth"}
     save(paths.model("teacher") / "training.json", own)
     table = write_comparison(make_params(cached="lad"), paths)
-    assert "| teacher | paa | big | - | 0.412 | 0.600 | 0.450 | - | - |" in table
+    assert "| teacher | paa | - | big | - | 0.412 | 0.600 | 0.450 | - | - |" in table
     row = json.loads((paths.compare / "table.json").read_text())["models"][0]
     assert row["parameters"] is None
 
@@ -249,13 +276,13 @@ def pair_params() -> Params:
 
 def test_networks_that_learn_together(paths: Paths):
     for name, taught in (("pair.big", [1.0, 0.8, 0.6]), ("pair.small", [0.0, 0.2, 0.4])):
-        content = training(name, "colearn", seconds_per_step=0.9)
+        content = training(name, "colearn", labels="shared", seconds_per_step=0.9)
         content["curves"]["taught"] = taught
         save(paths.model(name) / "training.json", content)
         save(paths.metrics(name), METRICS)
     table = write_comparison(pair_params(), paths)
-    assert "| pair.big | colearn | small | 1.23 | 0.412 |" in table
-    assert "| pair.small | colearn | small | 1.23 | 0.412 |" in table
+    assert "| pair.big | colearn | shared (batched) | small | 1.23 | 0.412 |" in table
+    assert "| pair.small | colearn | shared (batched) | small | 1.23 | 0.412 |" in table
     # They ask no teacher: the pass is paid back by the LAD student alone.
     assert "0.50 students" in table
     assert "pair.big takes" not in table
