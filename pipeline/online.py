@@ -7,13 +7,15 @@ Shapes: B views on one grid of P priors, N candidates.
 
 import pipeline.mmcv_ops  # noqa: F401
 
+from dataclasses import dataclass
+
 import torch
 from mmdet.models.dense_heads import LADHead, PAAHead
 from mmdet.structures import SampleList
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from pipeline.assignment.paa import Candidates, list_candidates, select_positives
+from pipeline.assignment.paa import Candidates, Positives, list_candidates, select_positives
 from pipeline.batch_grid import label_assignment, own_grid
 from pipeline.teacher import Outputs, candidate_costs
 from pipeline.views import Shape
@@ -58,8 +60,8 @@ def pad_objects(samples: SampleList, device: torch.device) -> tuple[Tensor, Tens
     return boxes, labels, torch.arange(labels.shape[1], device=device) < counts[:, None]
 
 
-def choose(head: PAAHead, costs: Tensor, candidates: Candidates) -> Tensor:
-    """Which candidates PAA's rule makes positive, (N,) bool.
+def choose(head: PAAHead, costs: Tensor, candidates: Candidates) -> Positives:
+    """Which candidates PAA's rule makes positive.
 
     Args:
         head: whose priors they are.
@@ -67,7 +69,7 @@ def choose(head: PAAHead, costs: Tensor, candidates: Candidates) -> Tensor:
         candidates: of the batch.
     """
     levels = head.prior_generator.num_levels
-    return select_positives(costs, candidates.group, candidates.level, levels).chosen
+    return select_positives(costs, candidates.group, candidates.level, levels)
 
 
 def chosen_assignment(
@@ -98,10 +100,23 @@ def chosen_assignment(
     )
 
 
+@dataclass(frozen=True)
+class BatchAssignment:
+    """The assignment of a batch.
+
+    Attributes:
+        results: what `LADHead.get_label_assignment` returns.
+        fallbacks: how many objects had costs that allow no mixture.
+    """
+
+    results: tuple
+    fallbacks: int
+
+
 def assign_batch(
     head: PAAHead, outputs: Outputs, samples: SampleList, level_shapes: list[Shape]
-) -> tuple:
-    """PAA's assignment of a batch by the outputs of a head, as `LADHead.get_label_assignment`'s.
+) -> BatchAssignment:
+    """PAA's assignment of a batch by the outputs of a head.
 
     Args:
         head: whose losses are the costs.
@@ -110,5 +125,6 @@ def assign_batch(
         level_shapes: (rows, columns) of the batch's feature maps.
     """
     candidates = batch_candidates(head, samples, level_shapes, outputs.scores.device)
-    chosen = choose(head, candidate_costs(head, outputs, candidates), candidates)
-    return chosen_assignment(head, candidates, chosen, samples, level_shapes)
+    positives = choose(head, candidate_costs(head, outputs, candidates), candidates)
+    results = chosen_assignment(head, candidates, positives.chosen, samples, level_shapes)
+    return BatchAssignment(results, len(positives.fallbacks))

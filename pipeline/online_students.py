@@ -19,9 +19,10 @@ from torch import Tensor
 
 from pipeline.batch_grid import level_shapes_of, own_grid
 from pipeline.checkpoint import load_model
-from pipeline.online import assign_batch, pad_objects
+from pipeline.online import BatchAssignment, assign_batch, pad_objects
 from pipeline.soft_students import BatchTargets
 from pipeline.teacher import Outputs, Teacher, check_rule, stack_levels
+from pipeline.views import Shape
 
 SMALLEST_WEIGHT = 1e-12
 """Of a positive's box loss: mmdet's EPS."""
@@ -40,7 +41,7 @@ class BatchedPAAHead(LADHead):
         check_rule(self, "the student")
 
     def loss(self, x: list[Tensor], batch_data_samples: SampleList) -> dict[str, Tensor]:
-        """The losses of `PAAHead`: loss_cls, loss_bbox, loss_iou.
+        """The losses of `PAAHead`: loss_cls, loss_bbox, loss_iou; and the count of fallbacks.
 
         Args:
             x: features of the neck.
@@ -52,11 +53,12 @@ class BatchedPAAHead(LADHead):
         assignment = assign_batch(self, found, batch_data_samples, level_shapes_of(x))
         instances, ignored, metas = unpack_gt_instances(batch_data_samples)
         losses: dict[str, Tensor] = self.loss_by_feat(
-            *outputs, instances, metas, ignored, label_assignment_results=assignment
+            *outputs, instances, metas, ignored, label_assignment_results=assignment.results
         )
-        if assignment[-1]:
-            losses["loss_bbox"] = self._box_loss(outputs[1], assignment)
-        return losses
+        num_positives = assignment.results[-1]
+        if num_positives:
+            losses["loss_bbox"] = self._box_loss(outputs[1], assignment.results)
+        return losses | _count(assignment)
 
     def _box_loss(self, deltas: list[Tensor], assignment: tuple) -> Tensor:
         """PAA's box loss, which weighs a positive by its overlap; LAD's does not."""
@@ -104,7 +106,7 @@ class OnlineLAD(PAA):
         return self.teacher.forward(batch_inputs)
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> dict[str, Tensor]:
-        """The losses of `LADHead`: loss_cls, loss_bbox, loss_iou.
+        """The losses of `LADHead`: loss_cls, loss_bbox, loss_iou; and the count of fallbacks.
 
         Args:
             batch_inputs: (B, 3, H, W) normalised images.
@@ -114,8 +116,10 @@ class OnlineLAD(PAA):
         features = self.extract_feat(batch_inputs)
         shapes = level_shapes_of(features)
         assignment = assign_batch(self.teacher.head, believed, batch_data_samples, shapes)
-        losses: dict[str, Tensor] = self.bbox_head.loss(features, assignment, batch_data_samples)
-        return losses
+        losses: dict[str, Tensor] = self.bbox_head.loss(
+            features, assignment.results, batch_data_samples
+        )
+        return losses | _count(assignment)
 
 
 @MODELS.register_module()
@@ -134,7 +138,7 @@ class OnlineSoftLAD(OnlineLAD):
         self.min_iou = min_iou
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> dict[str, Tensor]:
-        """The losses of `SoftLADHead`.
+        """The losses of `SoftLADHead`, and with LAD the count of fallbacks.
 
         Args:
             batch_inputs: (B, 3, H, W) normalised images.
@@ -142,26 +146,23 @@ class OnlineSoftLAD(OnlineLAD):
         """
         believed = self.ask(batch_inputs)
         features = self.extract_feat(batch_inputs)
-        head = self.bbox_head
-        assignment = None
-        if head.with_assignment:
-            shapes = level_shapes_of(features)
-            assignment = assign_batch(self.teacher.head, believed, batch_data_samples, shapes)
-        targets = self._targets(believed, batch_data_samples, features)
-        losses: dict[str, Tensor] = head.losses(
-            head(features), targets, assignment, batch_data_samples
-        )
-        return losses
+        head, teacher = self.bbox_head, self.teacher.head
+        shapes = level_shapes_of(features)
+        targets = self._targets(believed, batch_data_samples, shapes)
+        if not head.with_assignment:
+            losses: dict[str, Tensor] = head.soft_losses(head(features), targets)
+            return losses
+        assignment = assign_batch(teacher, believed, batch_data_samples, shapes)
+        losses = head.losses(head(features), targets, assignment.results, batch_data_samples)
+        return losses | _count(assignment)
 
-    def _targets(
-        self, believed: Outputs, samples: SampleList, features: list[Tensor]
-    ) -> BatchTargets:
+    def _targets(self, believed: Outputs, samples: SampleList, shapes: list[Shape]) -> BatchTargets:
         """The soft scores of a batch."""
         device = believed.scores.device
         boxes, _, present = pad_objects(samples, device)
         padded = samples[0].metainfo["batch_input_shape"]
         beliefs = self.teacher.believe_padded(believed, boxes, present, padded, self.min_iou)
-        inside = own_grid(self.teacher.head, samples, level_shapes_of(features), device)
+        inside = own_grid(self.teacher.head, samples, shapes, device)
         image, prior = ((beliefs.overlap > 0) & inside).nonzero(as_tuple=True)
         grid = self.teacher.grid
         strides = torch.tensor(grid.strides, device=device)
@@ -176,3 +177,8 @@ class OnlineSoftLAD(OnlineLAD):
             boxes=beliefs.boxes[image, prior],
             iou=beliefs.iou[image, prior],
         )
+
+
+def _count(assignment: BatchAssignment) -> dict[str, Tensor]:
+    """Objects whose costs allowed no mixture, as what mmengine logs beside losses."""
+    return {"fallbacks": torch.tensor(float(assignment.fallbacks))}

@@ -196,6 +196,7 @@ def _schedule(training: Training) -> list[dict[str, Any]]:
 def _record(runner: Runner, training: Training) -> dict[str, Any]:
     """What the training cost; the counts go through checkpoints, so a resumed run has all."""
     seconds, _ = runner.message_hub.get_scalar("train/time").data
+    fallbacks = runner.message_hub.log_scalars.get("train/fallbacks")
     curves: dict[str, list[float]] = {"step": list(range(1, len(seconds) + 1))}
     for key, scalar in runner.message_hub.log_scalars.items():
         if "loss" in key or key.startswith("train/taught_by_"):
@@ -208,5 +209,7 @@ def _record(runner: Runner, training: Training) -> dict[str, Any]:
         "images": len(runner.train_dataloader.dataset.image_ids()),
         "seconds_per_step": float(np.median(seconds)),
         "total_seconds": float(np.sum(seconds)),
+        # Objects whose costs in a step allowed no mixture: see `Positives`.
+        "fallbacks": int(fallbacks.data[0].sum()) if fallbacks else 0,
         "curves": curves,
     }

@@ -21,4 +21,6 @@ def command(obj: tuple[Path, Path], name: str) -> None:
         f"trained {record['steps']} steps, {record['seconds_per_step']:.3f} s a step, "
         f"{record['total_seconds']:.0f} s in all"
     )
+    if record["fallbacks"]:
+        click.echo(f"{record['fallbacks']} times an object's costs allowed no mixture")
     click.echo(f"wrote {paths.model(name)}")

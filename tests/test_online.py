@@ -2,6 +2,7 @@
 
 import pipeline.mmcv_ops  # noqa: F401
 
+import json
 import shutil
 from pathlib import Path
 
@@ -114,7 +115,8 @@ def mmdets(head: LADHead, samples: list[DetDataSample], outputs) -> tuple:
 
 
 def ours(head: LADHead, samples: list[DetDataSample], outputs) -> tuple:
-    return assign_batch(head, stack_levels(outputs), samples, level_shapes_of(outputs[0]))
+    shapes = level_shapes_of(outputs[0])
+    return assign_batch(head, stack_levels(outputs), samples, shapes).results
 
 
 def assert_same_assignment(found: tuple, expected: tuple) -> None:
@@ -243,6 +245,7 @@ def real_batch(labelled, images: tuple[int, ...]):
 def step(detector, batch) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
     detector.zero_grad()
     losses = detector.loss(batch["inputs"], batch["data_samples"])
+    assert losses.pop("fallbacks", 0) == 0
     sum(losses.values()).backward()
     gradients = {
         name: p.grad.clone() for name, p in detector.named_parameters() if p.grad is not None
@@ -359,10 +362,26 @@ def test_training_without_a_store(labelled, tmp_path, method: str, settings: dic
     )
     record = train_student("it", project.params, project.paths)
     assert record["labels"] == ("own" if method == "paa" else "online")
+    assert record["fallbacks"] == 0
     assert record["assigner"] == settings.get("assigner", "batched")
     detector, model = load_model(project.paths.model("it"), "")
     assert model.type == type(detector).__name__ == "PAA"
     assert record["parameters"] == sum(p.numel() for p in detector.parameters())
+
+
+def test_a_teacher_that_says_nan_stops_no_training(labelled, tmp_path) -> None:
+    project = labelled.copy(tmp_path)
+    file = project.paths.teacher / "weights.pth"
+    content = torch.load(file)
+    content["state_dict"]["bbox_head.atss_reg.bias"][:] = float("nan")
+    torch.save(content, file)
+    config = project.params.student("lad").config
+    it = {"config": config, "method": "lad", "labels": "online"}
+    project.change(students={"it": it}, training={"epochs": 1})
+    record = train_student("it", project.params, project.paths)
+    annotations = json.loads((project.paths.data / "train.json").read_text())["annotations"]
+    assert record["fallbacks"] == sum(not one["iscrowd"] for one in annotations)
+    assert np.isfinite(record["curves"]["loss"]).all()
 
 
 def test_another_teacher_starts_anew(labelled, tmp_path, monkeypatch) -> None:
