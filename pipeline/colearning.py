@@ -8,6 +8,7 @@ import pipeline.mmcv_ops  # noqa: F401
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,10 +24,21 @@ from pipeline.batch_grid import level_shapes_of
 from pipeline.checkpoint import load_weights, read_weights
 from pipeline.detector import build_detector, preprocessing, prior_grid
 from pipeline.errors import UserError
-from pipeline.online import batch_candidates, choose, chosen_assignment
+from pipeline.online import BatchAssignment, batch_candidates, choose, chosen_assignment
 from pipeline.teacher import candidate_costs, check_rule, stack_levels
 
 HeadOutputs = tuple[list[Tensor], list[Tensor], list[Tensor]]
+
+
+@dataclass(frozen=True)
+class SharedAssignment(BatchAssignment):
+    """The assignment of a batch that both networks learn.
+
+    Attributes:
+        taught: (2,) the part of the objects, or of their levels, that each network taught.
+    """
+
+    taught: Tensor
 
 
 @MODELS.register_module()
@@ -91,41 +103,36 @@ class CoLAD(BaseModel):
         return self.loss(inputs, data_samples)
 
     def loss(self, inputs: Tensor, data_samples: SampleList) -> dict[str, Tensor]:
-        """`LADHead`'s losses of both networks, by NETWORK.loss, and who taught.
+        """`LADHead`'s losses of both networks, by NETWORK.loss, and who taught: taught_by_NETWORK.
 
-        `taught_by_NETWORK` is the part of the objects, or of their levels, that the network
-        taught. mmengine adds up what has "loss" in its name, and only logs the others.
+        mmengine adds up what has "loss" in its name; the others, with the count of fallbacks, it
+        only logs.
 
         Args:
             inputs: (B, 3, H, W) normalised images.
             data_samples: B samples, as the preprocessor leaves them.
         """
         outputs = [one.bbox_head(one.extract_feat(inputs)) for one in self.networks]
-        assignment, fractions = self.assign(outputs, data_samples)
+        assignment = self.assign(outputs, data_samples)
         objects, crowds, metas = unpack_gt_instances(data_samples)
-        found: dict[str, Tensor] = {}
-        for name, network, output, fraction in zip(
-            self.names, self.networks, outputs, fractions, strict=True
+        found = {"fallbacks": torch.tensor(float(assignment.fallbacks))}
+        for name, network, output, taught in zip(
+            self.names, self.networks, outputs, assignment.taught, strict=True
         ):
             losses = network.bbox_head.loss_by_feat(
-                *output, objects, metas, crowds, label_assignment_results=assignment
+                *output, objects, metas, crowds, label_assignment_results=assignment.results
             )
             found |= {f"{name}.{key}": value for key, value in losses.items()}
-            found[f"taught_by_{name}"] = fraction
+            found[f"taught_by_{name}"] = taught
         return found
 
     @torch.no_grad()
-    def assign(
-        self, outputs: Sequence[HeadOutputs], data_samples: SampleList
-    ) -> tuple[tuple, Tensor]:
+    def assign(self, outputs: Sequence[HeadOutputs], data_samples: SampleList) -> SharedAssignment:
         """The shared assignment of a batch, without gradient.
 
         Args:
             outputs: of both heads.
             data_samples: B samples, as the preprocessor leaves them.
-
-        Returns:
-            What `LADHead.get_label_assignment` returns, and the part that each network taught (2,).
         """
         heads = [network.bbox_head for network in self.networks]
         shapes = level_shapes_of(outputs[0][0])
@@ -145,9 +152,12 @@ class CoLAD(BaseModel):
             self.per_level,
         )
         shared = costs.gather(0, teachers.of_candidate[None])[0]
-        chosen = choose(heads[0], shared, candidates)
-        assignment = chosen_assignment(heads[0], candidates, chosen, data_samples, shapes)
-        return assignment, teachers.fractions
+        positives = choose(heads[0], shared, candidates)
+        return SharedAssignment(
+            chosen_assignment(heads[0], candidates, positives.chosen, data_samples, shapes),
+            len(positives.fallbacks),
+            teachers.fractions,
+        )
 
 
 def learning_together(model: ConfigDict) -> ConfigDict:

@@ -21,5 +21,7 @@ def command(obj: tuple[Path, Path], name: str) -> None:
         f"trained {record['steps']} steps, {record['seconds_per_step']:.3f} s a step, "
         f"{record['total_seconds']:.0f} s in all"
     )
+    if record["fallbacks"]:
+        click.echo(f"{record['fallbacks']} times an object's costs allowed no mixture")
     for network in params.colearning(name).networks:
         click.echo(f"wrote {paths.model(f'{name}.{network.name}')}")

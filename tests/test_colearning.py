@@ -104,11 +104,11 @@ def test_identical_networks_assign_as_plain_paa(labelled, criterion: str, per_le
     expected = plain.bbox_head.loss(features, samples)
 
     outputs = [one.bbox_head(features) for one in both.networks]
-    assignment, fractions = both.assign(outputs, samples)
+    shared = both.assign(outputs, samples)
     labels = torch.cat(plain.bbox_head.assigned)
     assert (labels < 10).sum() > 50
-    assert torch.equal(assignment[0], labels)
-    assert fractions.tolist() == [1, 0]
+    assert torch.equal(shared.results[0], labels)
+    assert shared.taught.tolist() == [1, 0]
     found = both.loss(inputs, samples)
     for name in ("one", "two"):  # PAA weighs its box loss by IoU; LAD does not
         for loss in ("loss_cls", "loss_iou"):
@@ -135,18 +135,18 @@ def test_the_network_that_is_always_picked_teaches_as_in_lad(
         torch.nn.init.zeros_(parameter)
     inputs, samples = batch_of(labelled, MIXED, both)
     outputs = [one.bbox_head(one.extract_feat(inputs)) for one in both.networks]
-    assignment, fractions = both.assign(outputs, samples)
-    assert fractions.tolist() == [1 - teacher, teacher]
+    shared = both.assign(outputs, samples)
+    assert shared.taught.tolist() == [1 - teacher, teacher]
 
     online = build_detector(network(labelled, "Float64LADHead")).bbox_head
     objects, crowds, metas = unpack_gt_instances(samples)
     expected = online.get_label_assignment(*outputs[teacher], objects, metas, crowds)
     positives, count = expected[4], expected[6]
     assert count > 50
-    assert assignment[6] == count
+    assert shared.results[6] == count
     for part in (0, 1, 4, 5):  # labels, label weights, positives, their anchors
-        assert torch.equal(assignment[part], expected[part])
-    assert torch.equal(assignment[2][positives], expected[2][positives])
+        assert torch.equal(shared.results[part], expected[part])
+    assert torch.equal(shared.results[2][positives], expected[2][positives])
 
 
 def positives_by_object(assignment: tuple) -> dict[tuple, set[int]]:
@@ -174,18 +174,18 @@ def test_each_object_has_the_positives_of_its_teacher(labelled, criterion: str) 
     both = disagreeing(labelled, criterion=criterion, per_level=False)
     inputs, samples = batch_of(labelled, MIXED, both)
     outputs = [one.bbox_head(one.extract_feat(inputs)) for one in both.networks]
-    assignment, fractions = both.assign(outputs, samples)
-    assert 0.05 < fractions[0] < 0.95
+    shared = both.assign(outputs, samples)
+    assert 0.05 < shared.taught[0] < 0.95
     objects, crowds, metas = unpack_gt_instances(samples)
     online = build_detector(network(labelled, "Float64LADHead")).bbox_head
     first, second = (
         positives_by_object(online.get_label_assignment(*output, objects, metas, crowds))
         for output in outputs
     )
-    shared = positives_by_object(assignment)
+    ours = positives_by_object(shared.results)
     of_first = of_second = 0
-    for key in shared | first | second:
-        mine, one, two = (each.get(key, set()) for each in (shared, first, second))
+    for key in ours | first | second:
+        mine, one, two = (each.get(key, set()) for each in (ours, first, second))
         assert mine in (one, two)
         of_first += mine == one != two
         of_second += mine == two != one
@@ -248,9 +248,9 @@ def test_costs_that_are_not_finite_do_not_stop_a_step(labelled) -> None:
     torch.nn.init.constant_(both.networks[0].bbox_head.atss_cls.bias, float("nan"))
     inputs, samples = batch_of(labelled, MIXED, both)
     outputs = [one.bbox_head(one.extract_feat(inputs)) for one in both.networks]
-    assignment, fractions = both.assign(outputs, samples)
-    assert fractions.tolist() == [0, 1]
-    assert assignment[6] > 0
+    shared = both.assign(outputs, samples)
+    assert shared.taught.tolist() == [0, 1]
+    assert shared.results[6] > 0
 
 
 PAIR = {
