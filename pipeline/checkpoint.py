@@ -44,7 +44,7 @@ def read_weights(file: Path, trust: bool = False) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         raise UserError(
             f"the checkpoint {file} holds more than tensors and plain values ({_first(error)}); "
-            "if it comes from a source that you trust, set teacher.trust_checkpoint: true"
+            "if it comes from a source that you trust, set trust_checkpoint: true beside it"
         ) from None
     except Exception as error:  # torch.load raises anything for a file that is no checkpoint
         raise UserError(f"{file} is not a checkpoint: {_first(error)}") from None

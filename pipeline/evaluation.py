@@ -13,7 +13,7 @@ from pipeline.dataset import load_data_info
 from pipeline.detector import without_downloads
 from pipeline.errors import UserError
 from pipeline.params import Params
-from pipeline.paths import Paths
+from pipeline.paths import Paths, made_by
 
 METRICS = {
     "AP": "mAP",
@@ -26,7 +26,7 @@ METRICS = {
 
 
 def evaluate(name: str, params: Params, paths: Paths) -> dict[str, Any]:
-    """Measure the student `name`, or the teacher, and write its metrics.
+    """Measure the model `name` (see `Paths.model`) and write its metrics.
 
     Returns:
         COCO's average precisions in [0, 1]; -1 where no object has that size.
@@ -35,9 +35,8 @@ def evaluate(name: str, params: Params, paths: Paths) -> dict[str, Any]:
         UserError: data or model are missing, or the model has other classes.
     """
     data = load_data_info(paths)
-    remedy = "lad teacher" if name == "teacher" else f"lad student {name}"
     folder = paths.model(name)
-    detector, model = load_model(folder, remedy)
+    detector, model = load_model(folder, made_by(name))
     if detector.bbox_head.num_classes != len(data.classes):
         raise UserError(
             f"the model in {folder} knows {detector.bbox_head.num_classes} classes, the data set "

@@ -1,24 +1,18 @@
 """The settings in `params.yaml`, checked: one class a section, one line of text a setting."""
 
-import difflib
 import re
-from collections.abc import Iterable
-from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
-    ValidationError,
     field_validator,
     model_validator,
 )
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, did_you_mean
 
 BUILT_IN_DATA = "pipeline/digits.py"
 """The value of `data.source` that stands for the built-in data set."""
@@ -33,10 +27,18 @@ def _student_name(name: str) -> str:
     return name
 
 
+def _network_name(name: str) -> str:
+    # mmengine adds up all that a detector logs with "loss" in its name.
+    if not re.fullmatch("[A-Za-z0-9_][A-Za-z0-9_-]*", name) or "loss" in name:
+        raise ValueError("a network's name is letters, digits, _ and (not first) -, without 'loss'")
+    return name
+
+
 PositiveInt = Annotated[int, Field(gt=0)]
 Size = tuple[PositiveInt, PositiveInt]
 Share = Annotated[float, Field(gt=0, le=1)]
 StudentName = Annotated[str, AfterValidator(_student_name)]
+NetworkName = Annotated[str, AfterValidator(_network_name)]
 
 
 class Section(BaseModel):
@@ -256,6 +258,41 @@ class Student(Section):
         return self
 
 
+class Network(Section):
+    """One of two networks that learn together."""
+
+    name: NetworkName
+    config: str = Field(description="an mmdet config whose model is a PAA")
+    checkpoint: str | None = Field(
+        None, description="what it starts from: a model folder or a file; null: as its config says"
+    )
+    trust_checkpoint: bool = Field(
+        False, description="load a checkpoint that holds more than tensors: it can run any code"
+    )
+
+
+class CoLearning(Section):
+    """Two networks that learn from one assignment, which both decide."""
+
+    networks: tuple[Network, Network]
+    criterion: Literal["std_mean", "fisher"] = Field(
+        "std_mean", description="who teaches an object; see pipeline/assignment/criterion.py"
+    )
+    per: Literal["level", "object"] = Field(
+        "level", description="whether each level of an object has a teacher of its own"
+    )
+    training: Training = Field(
+        Training(), description="what differs from the section `training`; the rest has no effect"
+    )
+
+    @field_validator("networks")
+    @classmethod
+    def _two_names(cls, networks: tuple[Network, Network]) -> tuple[Network, Network]:
+        if networks[0].name == networks[1].name:
+            raise ValueError("the networks must have different names")
+        return networks
+
+
 class Evaluation(Section):
     """How detectors are measured."""
 
@@ -273,6 +310,7 @@ class Params(Section):
     labels: Labels = Labels()
     training: Training = Training()
     students: dict[StudentName, Student] = {}
+    colearn: dict[StudentName, CoLearning] = {}
     evaluation: Evaluation
 
     def student(self, name: str) -> Student:
@@ -283,65 +321,50 @@ class Params(Section):
         """
         if name not in self.students:
             raise UserError(
-                f"no student {name!r} in params.yaml{_did_you_mean(name, self.students)}; "
+                f"no student {name!r} in params.yaml{did_you_mean(name, self.students)}; "
                 f"there are: {', '.join(self.students) or 'none'}"
             )
         return self.students[name]
 
     def student_training(self, name: str) -> Training:
         """How the student `name` is trained: its own settings over the common ones."""
-        own = self.student(name).training
+        return self._over_common(self.student(name).training)
+
+    def colearning(self, name: str) -> CoLearning:
+        """The co-learning `name`.
+
+        Raises:
+            UserError: there is none.
+        """
+        if name not in self.colearn:
+            raise UserError(
+                f"no co-learning {name!r} in params.yaml{did_you_mean(name, self.colearn)}; "
+                f"there are: {', '.join(self.colearn) or 'none'}"
+            )
+        return self.colearn[name]
+
+    def colearning_training(self, name: str) -> Training:
+        """How the networks of the co-learning `name` are trained."""
+        return self._over_common(self.colearning(name).training)
+
+    def colearners(self) -> list[str]:
+        """The networks that learn together, each as NAME.NETWORK."""
+        return [
+            f"{name}.{net.name}" for name, pair in self.colearn.items() for net in pair.networks
+        ]
+
+    def require_model(self, name: str) -> None:
+        """Refuse a name that is neither `teacher`, nor a student, nor one of `colearners`.
+
+        Raises:
+            UserError: there is no such model.
+        """
+        known = ["teacher", *self.students, *self.colearners()]
+        if name not in known:
+            raise UserError(
+                f"no model {name!r} in params.yaml{did_you_mean(name, known)}; "
+                f"there are: {', '.join(known)}"
+            )
+
+    def _over_common(self, own: Training) -> Training:
         return self.training.model_copy(update={n: getattr(own, n) for n in own.model_fields_set})
-
-
-def _did_you_mean(name: str, known: Iterable[str]) -> str:
-    match = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean {match[0]!r}?)" if match else ""
-
-
-def _section(location: tuple[int | str, ...]) -> type[Section]:
-    """The class of the section at `location`."""
-    section: Any = Params
-    for part in location:
-        if get_origin(section) is dict:
-            section = get_args(section)[1]
-        else:
-            section = section.model_fields[part].annotation
-        if get_origin(section) is UnionType:  # a section that may be absent
-            section = get_args(section)[0]
-    return section
-
-
-def _describe(error: Any) -> str:
-    """One line on an error that pydantic found."""
-    location = tuple(part for part in error["loc"] if part != "[key]")
-    where = ".".join(map(str, location)) or "the file"
-    if error["type"] == "extra_forbidden":
-        hint = _did_you_mean(str(location[-1]), _section(location[:-1]).model_fields)
-        return f"{where}: there is no such setting{hint}"
-    if error["type"] == "missing":
-        return f"{where}: is missing"
-    if error["type"] == "model_type":
-        return f"{where}: should hold settings as `name: value`, got {error['input']!r}"
-    return f"{where}: {error['msg'].removeprefix('Value error, ')}, got {error['input']!r}"
-
-
-def load_params(file: Path) -> Params:
-    """Read and check `params.yaml`.
-
-    Raises:
-        UserError: the file is missing or no YAML, a setting is unknown or has a wrong value.
-    """
-    try:
-        content = yaml.safe_load(file.read_bytes())
-    except FileNotFoundError:
-        raise UserError(
-            f"no {file} here; run the command in the project's folder or give --params"
-        ) from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{file} is not valid YAML: {error}") from None
-    try:
-        return Params.model_validate(content)
-    except ValidationError as errors:
-        lines = [f"{file}: {_describe(error)}" for error in errors.errors()]
-        raise UserError("\n".join(lines)) from None

@@ -36,7 +36,7 @@ class Paths:
         return self.root / "compare"
 
     def model(self, name: str) -> Path:
-        """The model folder of the student `name`, or of the teacher."""
+        """The model folder of a student, of a network NAME.NETWORK of a co-learning, or teacher."""
         return self.teacher if name == "teacher" else self.root / "students" / name
 
     def run(self, name: str) -> Path:
@@ -46,3 +46,11 @@ class Paths:
     def metrics(self, name: str) -> Path:
         """The COCO metrics of a model."""
         return self.root / "metrics" / f"{name}.json"
+
+
+def made_by(name: str) -> str:
+    """The command that makes the model `name` (see `Paths.model`)."""
+    if name == "teacher":
+        return "lad teacher"
+    pair, dot, _ = name.partition(".")
+    return f"lad colearn {pair}" if dot else f"lad student {name}"

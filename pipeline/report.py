@@ -1,4 +1,4 @@
-"""The comparison of all models: their metrics and costs in a table, their losses in a plot."""
+"""The comparison of all models: their metrics and costs in a table, their curves in plots."""
 
 import csv
 import io
@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from pipeline.errors import UserError
 from pipeline.params import Params
-from pipeline.paths import Paths
+from pipeline.paths import Paths, made_by
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
@@ -38,7 +38,7 @@ class Model:
     name: str
     method: str
     labels: str
-    """`cached`, `online`, or `own` for a paa."""
+    """`cached`, `online`, `own` for a paa, or `shared` in co-learning."""
     assigner: str
     """`batched` or `mmdet`: what fits mixtures in the step, for labels that are not cached."""
     config: str
@@ -90,14 +90,19 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Curve:
-    """The total loss of a student's steps."""
+    """What a student's steps logged."""
 
     steps: Sequence[int]
     losses: Sequence[float]
+    """The total loss."""
+    taught: Sequence[float] = ()
+    """Co-learning: the part of the objects that this network taught."""
 
 
 def write_comparison(params: Params, paths: Paths) -> str:
     """Write `table.md`, `table.json`, `curves.csv` and `curves.png`.
+
+    With co-learning there is `taught.png`, too: who taught, over the steps.
 
     Returns:
         The content of `table.md`.
@@ -106,23 +111,26 @@ def write_comparison(params: Params, paths: Paths) -> str:
         UserError: a model's results are missing.
     """
     comparison = read_comparison(params, paths)
-    curves = {name: _read_curve(name, paths) for name in params.students}
+    curves = {name: _read_curve(name, paths) for name in _names_of_students(params)}
     table = markdown(comparison)
     paths.compare.mkdir(parents=True, exist_ok=True)
     _write(paths.compare / "table.md", table.encode())
     _write(paths.compare / "table.json", json.dumps(_plain(comparison), indent=2).encode() + b"\n")
     _write(paths.compare / "curves.csv", _csv(curves).encode())
-    _write(paths.compare / "curves.png", _png(curves))
+    losses = {name: (curve.steps, curve.losses) for name, curve in curves.items()}
+    _write(paths.compare / "curves.png", _png(losses, "Training loss", "total loss"))
+    if taught := {name: (c.steps, c.taught) for name, c in curves.items() if c.taught}:
+        _write(paths.compare / "taught.png", _png(taught, "Who teaches", "part of the objects"))
     return table
 
 
 def read_comparison(params: Params, paths: Paths) -> Comparison:
-    """Read the results of the teacher, the teacher pass and all students.
+    """Read the results of the teacher, the teacher pass, all students and co-learning networks.
 
     Raises:
         UserError: some are missing.
     """
-    students = [_read_student(name, paths) for name in params.students]
+    students = [_read_student(name, paths) for name in _names_of_students(params)]
     teacher_pass = _read_teacher_pass(paths)
     return Comparison(
         models=[_read_teacher(params, paths), *students],
@@ -253,15 +261,18 @@ def _csv(curves: Mapping[str, Curve]) -> str:
     return file.getvalue()
 
 
-def _png(curves: Mapping[str, Curve]) -> bytes:
+def _png(
+    curves: Mapping[str, tuple[Sequence[int], Sequence[float]]], title: str, label: str
+) -> bytes:
+    """A plot of the running means of curves, each of steps and values."""
     # A Figure made without pyplot is drawn by Agg: it needs no display and no closing.
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
-    for i, (name, curve) in enumerate(curves.items()):
-        window = len(curve.losses) // 50 * 2 + 1
+    for i, (name, (steps, values)) in enumerate(curves.items()):
+        window = len(values) // 50 * 2 + 1
         style = ("-", "--", ":", "-.")[i // 10 % 4]  # There are 10 colours.
-        axes.plot(curve.steps, smooth(curve.losses, window), style, label=name, linewidth=1.5)
-    axes.set(title="Training loss (running mean)", xlabel="step", ylabel="total loss")
+        axes.plot(steps, smooth(values, window), style, label=name, linewidth=1.5)
+    axes.set(title=f"{title} (running mean)", xlabel="step", ylabel=label)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     if curves:
@@ -295,10 +306,14 @@ def _names(kind: type) -> list[str]:
     return [field.name for field in fields(kind)]
 
 
+def _names_of_students(params: Params) -> list[str]:
+    return [*params.students, *params.colearners()]
+
+
 def _read_student(name: str, paths: Paths) -> Model:
     about = ["method", "labels", "assigner", "config"]
     file = paths.model(name) / "training.json"
-    content = _read(file, f"lad student {name}", [*about, *_names(Run)])
+    content = _read(file, made_by(name), [*about, *_names(Run)])
     run = Run(**{n: content[n] for n in _names(Run)})
     described = {n: content[n] for n in about}
     return Model(name, **described, metrics=_read_metrics(name, paths), run=run)
@@ -327,5 +342,5 @@ def _read_teacher_pass(paths: Paths) -> TeacherPass:
 
 def _read_curve(name: str, paths: Paths) -> Curve:
     file = paths.model(name) / "training.json"
-    curves = _read(file, f"lad student {name}", ["curves"])["curves"]
-    return Curve(curves["step"], curves["loss"])
+    curves = _read(file, made_by(name), ["curves"])["curves"]
+    return Curve(curves["step"], curves["loss"], curves.get("taught", ()))

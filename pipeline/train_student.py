@@ -53,11 +53,11 @@ def train_student(name: str, params: Params, paths: Paths) -> dict[str, Any]:
         network = cached_model(model, student.method, store)
         labels = {
             "labels": student_labels(student, store, grid),
-            "labels_digest": digest(store.fingerprint),
+            "inputs_digest": digest(store.fingerprint),
         }
     else:
         if student.labels_from == "online":
-            labels["labels_digest"] = _check_teacher(name, model, *load_teacher(paths, data))
+            labels["inputs_digest"] = _check_teacher(name, model, *load_teacher(paths, data))
         network = online_model(model, student, paths.teacher)
     state, cost = train(
         name=name,

@@ -66,7 +66,7 @@ def train(
     data: DataInfo,
     run_folder: Path,
     labels: Attachments | None = None,
-    labels_digest: str = "",
+    inputs_digest: str = "",
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Train a detector on views of a data set; an interrupted training continues.
 
@@ -79,7 +79,7 @@ def train(
         run_folder: keeps checkpoints while the training runs; for the caller to remove once the
             result is saved.
         labels: what attaches cached labels to a sample.
-        labels_digest: which labels those are.
+        inputs_digest: of what else decides the result: those labels, weights to start from.
 
     Returns:
         The weights, and what the training cost: steps, seconds, curves.
@@ -98,7 +98,7 @@ def train(
         "classes": data.classes,
         "annotations": data.train.annotations_digest,
         "images": data.train.images_digest,
-        "labels": labels_digest,
+        "inputs": inputs_digest,
     }
     _start_or_continue(run_folder, decides_result)
     runner = Runner(
@@ -199,7 +199,7 @@ def _record(runner: Runner, training: Training) -> dict[str, Any]:
     fallbacks = runner.message_hub.log_scalars.get("train/fallbacks")
     curves: dict[str, list[float]] = {"step": list(range(1, len(seconds) + 1))}
     for key, scalar in runner.message_hub.log_scalars.items():
-        if key.startswith("train/loss"):
+        if "loss" in key or key.startswith("train/taught_by_"):
             curves[key.removeprefix("train/")] = [round(float(v), 5) for v in scalar.data[0]]
     return {
         "parameters": sum(p.numel() for p in runner.model.parameters()),

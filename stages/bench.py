@@ -8,7 +8,8 @@ import click
 
 from pipeline.benchmark import StepTimes, machine, time_steps
 from pipeline.errors import UserError
-from pipeline.params import Labels, Params, load_params
+from pipeline.params import Labels, Params
+from pipeline.params_file import load_params
 from pipeline.paths import Paths
 from pipeline.store_benchmark import describe, measure_store
 

@@ -25,6 +25,7 @@ COMMANDS = {
     "verify": "Check the label store, and some of its views with the teacher.",
     "store": "Print what a label store holds (`lad store info`).",
     "student": "Train one student.",
+    "colearn": "Train two networks together.",
     "evaluate": "Measure one detector on the validation images.",
     "compare": "Put all students in a table, with curves.",
     "study": "Compare codings of the teacher's soft scores.",

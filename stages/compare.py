@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.params import load_params
+from pipeline.params_file import load_params
 from pipeline.paths import Paths
 from pipeline.report import write_comparison
 

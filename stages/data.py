@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from pipeline.params import load_params
+from pipeline.params_file import load_params
 from pipeline.paths import Paths
 from pipeline.prepare import prepare_data
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from pipeline.estimate import describe, estimate
-from pipeline.params import load_params
+from pipeline.params_file import load_params
 from pipeline.paths import Paths
 
 

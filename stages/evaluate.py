@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from pipeline.evaluation import evaluate
-from pipeline.params import load_params
+from pipeline.params_file import load_params
 from pipeline.paths import Paths
 
 
@@ -13,10 +13,12 @@ from pipeline.paths import Paths
 @click.argument("name")
 @click.pass_obj
 def command(obj: tuple[Path, Path], name: str) -> None:
-    """Measure the student NAME, or the teacher, on the validation images."""
+    """Measure a model on the validation images.
+
+    NAME is a student, `teacher`, or NAME.NETWORK for one of two networks that learnt together.
+    """
     params_file, out = obj
     params = load_params(params_file)
-    if name != "teacher":
-        params.student(name)
+    params.require_model(name)
     metrics = evaluate(name, params, Paths(out))
     click.echo("  ".join(f"{key} {metrics[key]:.3f}" for key in ("AP", "AP50", "AP75")))

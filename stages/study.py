@@ -10,7 +10,7 @@ import click
 from pipeline.benchmark import machine
 from pipeline.coding_study import Result, study_codings
 from pipeline.errors import UserError
-from pipeline.params import load_params
+from pipeline.params_file import load_params
 from pipeline.paths import Paths
 
 BOUND = 0.01

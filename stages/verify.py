@@ -2,7 +2,7 @@
 
 import click
 
-from pipeline.params import load_params
+from pipeline.params_file import load_params
 from pipeline.paths import Paths
 from pipeline.verification import verify_labels
 

@@ -18,7 +18,8 @@ from pipeline.checkpoint import save_model
 from pipeline.dataset import load_data_info
 from pipeline.detector import build_detector, load_model_config, prior_grid, without_downloads
 from pipeline.methods import cached_model, online_model, student_labels
-from pipeline.params import Student, load_params
+from pipeline.params import Student
+from pipeline.params_file import load_params
 from pipeline.precompute import precompute_labels
 from pipeline.prepare import prepare_data
 from pipeline.replay import Attachments, ViewDataset, view_pipeline

@@ -20,6 +20,8 @@ STAGE_FILES = {
     "verify": "verify",
     "student": "student",
     "evaluate": "evaluate",
+    "colearn": "colearn",
+    "evaluate_colearn": "evaluate",
     "evaluate_teacher": "evaluate",
     "compare": "compare",
 }
@@ -31,6 +33,7 @@ LAYERS = [
     {
         "train_teacher",
         "train_student",
+        "train_colearn",
         "benchmark",
         "store_benchmark",
         "estimate",
@@ -38,7 +41,7 @@ LAYERS = [
         "study_students",
     },
     {"prepare", "training", "evaluation", "report", "precompute", "verification", "labelling"},
-    {"methods"},
+    {"methods", "colearning"},
     {"online_students"},
     {"soft_students", "online"},
     {
@@ -55,6 +58,7 @@ LAYERS = [
     {
         "assignment.paa",
         "assignment.mixture",
+        "assignment.criterion",
         "store.schema",
         "store.shard",
         "store.writer",
@@ -66,6 +70,7 @@ LAYERS = [
         "trial_codings",
     },
     {"views", "priors", "coco", "coco_check", "image_files", "dataset", "digits", "quantise"},
+    {"params_file"},
     {"params", "paths", "errors"},
 ]
 
@@ -83,6 +88,8 @@ MMDET_MODULES = {
     "pipeline.training",
     "pipeline.train_teacher",
     "pipeline.train_student",
+    "pipeline.train_colearn",
+    "pipeline.colearning",
     "pipeline.evaluation",
     "pipeline.precompute",
     "pipeline.labelling",

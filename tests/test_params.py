@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from pipeline.errors import UserError
-from pipeline.params import Params, load_params
+from pipeline.params import Params
+from pipeline.params_file import load_params
 
 ROOT = Path(__file__).parents[1]
 
@@ -238,3 +239,27 @@ def test_own_setting_wins_when_it_is_the_default(tmp_path: Path):
     content = changed("students/first/training", {"epochs": default})
     assert content["training"]["epochs"] != default
     assert load(tmp_path, content).student_training("first").epochs == default
+
+
+@pytest.mark.parametrize("file", sorted(ROOT.glob("configs/params/*.yaml")), ids=lambda f: f.stem)
+def test_a_preset_is_valid_and_has_the_sections_that_dvc_needs(file: Path):
+    params = load_params(file)
+    assert set(yaml.safe_load(file.read_text())) >= {"students", "colearn"}
+    networks = [net.config for pair in params.colearn.values() for net in pair.networks]
+    for config in (*networks, *(student.config for student in params.students.values())):
+        assert (ROOT / config).is_file()
+
+
+def test_networks_that_learn_together(tmp_path: Path):
+    networks = [{"name": name, "config": "configs/paa_r50.py"} for name in ("big", "small")]
+    pair = {"networks": networks, "training": {"epochs": 5}}
+    params = load(tmp_path, changed("colearn", {"pair": pair}))
+    assert params.colearners() == ["pair.big", "pair.small"]
+    assert params.colearning_training("pair").epochs == 5
+    assert params.colearning_training("pair").lr == params.training.lr
+    for name in ("teacher", "first", "pair.big"):
+        params.require_model(name)
+    with pytest.raises(UserError, match=r"no model 'pair' .*there are: teacher, .*pair\.small"):
+        params.require_model("pair")
+    with pytest.raises(UserError, match=r"no co-learning 'pear' .*did you mean 'pair'"):
+        params.colearning("pear")

@@ -267,6 +267,36 @@ def test_curves(paths: Paths):
     }
 
 
+def pair_params() -> Params:
+    """A LAD student and two networks that learn together."""
+    content = make_params(cached="lad").model_dump(mode="json")
+    networks = [{"name": name, "config": "configs/small.py"} for name in ("big", "small")]
+    return Params.model_validate(content | {"colearn": {"pair": {"networks": networks}}})
+
+
+def test_networks_that_learn_together(paths: Paths):
+    for name, taught in (("pair.big", [1.0, 0.8, 0.6]), ("pair.small", [0.0, 0.2, 0.4])):
+        content = training(name, "colearn", labels="shared", seconds_per_step=0.9)
+        content["curves"]["taught"] = taught
+        save(paths.model(name) / "training.json", content)
+        save(paths.metrics(name), METRICS)
+    table = write_comparison(pair_params(), paths)
+    assert "| pair.big | colearn | shared (batched) | small | 1.23 | 0.412 |" in table
+    assert "| pair.small | colearn | shared (batched) | small | 1.23 | 0.412 |" in table
+    # They ask no teacher: the pass is paid back by the LAD student alone.
+    assert "0.50 students" in table
+    assert "pair.big takes" not in table
+    with Image.open(paths.compare / "taught.png") as image:
+        assert len(np.unique(np.asarray(image.convert("L")))) > 20
+    rows = (paths.compare / "curves.csv").read_text()
+    assert "pair.small,3,1.0" in rows
+
+
+def test_a_network_that_was_not_trained_names_the_command(paths: Paths):
+    with pytest.raises(UserError, match="pair.big.* is missing; run `lad colearn pair`"):
+        write_comparison(pair_params(), paths)
+
+
 def test_command_prints_the_table(paths: Paths, tmp_path: Path):
     params_file = tmp_path / "params.yaml"
     params_file.write_text(make_params(cached="lad").model_dump_json())  # JSON is YAML too.

@@ -27,6 +27,7 @@ labels)
     test -f out/labels.json || echo {} > out/labels.json ;;
 verify) cksum < out/labels.zarr/x > out/verify.json ;;
 student) mkdir -p out/students/$2; date +%N > out/students/$2/x ;;
+colearn) for n in one two; do mkdir -p out/students/$2.$n; date +%N > out/students/$2.$n/x; done ;;
 evaluate) mkdir -p out/metrics; echo '{}' > out/metrics/$2.json ;;
 compare) mkdir -p out/compare; touch out/compare/table.md ;;
 esac
@@ -120,6 +121,18 @@ def test_another_student_setting_makes_no_labels(workspace) -> None:
     student = workspace.settings()["students"][name] | {"training": {"epochs": 1}}
     ran = workspace.repro(students={name: student})
     assert ran == {f"student {name}", f"evaluate {name}", "compare"}
+
+
+def test_networks_that_learn_together_run_alone(workspace) -> None:
+    configs = ["configs/paa_r18_third.py", "configs/paa_r18_quarter.py"]
+    networks = [{"name": n, "config": c} for n, c in zip(("one", "two"), configs, strict=True)]
+    ran = workspace.repro(colearn={"pair": {"networks": networks}})
+    everything = {"colearn pair", "evaluate pair.one", "evaluate pair.two", "compare"}
+    assert ran == everything
+    config = workspace.folder / configs[1]
+    config.write_text(config.read_text() + "# changed")
+    assert workspace.repro() >= everything
+    assert workspace.repro() == set()
 
 
 def test_a_damaged_store_is_mended_before_a_student_trains(workspace) -> None:

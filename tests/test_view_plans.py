@@ -20,7 +20,8 @@ from pipeline.coco import load_images
 from pipeline.errors import UserError
 from pipeline.estimate import describe as describe_estimate
 from pipeline.estimate import estimate
-from pipeline.params import Views, load_params
+from pipeline.params import Views
+from pipeline.params_file import load_params
 from pipeline.precompute import precompute_labels
 from pipeline.replay import view_pipeline
 from pipeline.store.fingerprint import column_digests, digest, metadata_digests

@@ -41,7 +41,7 @@ from pipeline.checkpoint import save_model
 from pipeline.coco import load_images
 from pipeline.detector import build_detector, load_model_config
 from pipeline.errors import UserError
-from pipeline.params import load_params
+from pipeline.params_file import load_params
 from pipeline.paths import Paths
 from pipeline.precompute import precompute_labels
 from pipeline.prepare import prepare_data

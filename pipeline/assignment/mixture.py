@@ -26,10 +26,14 @@ class Mixtures:
     Attributes:
         first: (N, K) bool, the cost belongs to component 0, the one of low costs.
         log_density: (N, K) float64, log of the mixture's density at the cost.
+        means: (N, 2) float64 of the components.
+        variances: (N, 2) float64 of the components.
     """
 
     first: Tensor
     log_density: Tensor
+    means: Tensor
+    variances: Tensor
 
 
 def fit_mixtures(costs: Tensor, valid: Tensor) -> Mixtures:
@@ -71,7 +75,12 @@ def fit_mixtures(costs: Tensor, valid: Tensor) -> Mixtures:
         log_weights_a = log_weights_a[running]
 
     joint = _log_joint(x, means, scales, log_weights)
-    return Mixtures(first=(joint[..., 0] >= joint[..., 1]) & valid, log_density=joint.logsumexp(2))
+    return Mixtures(
+        first=(joint[..., 0] >= joint[..., 1]) & valid,
+        log_density=joint.logsumexp(2),
+        means=means,
+        variances=scales.pow(-2),
+    )
 
 
 def _log_joint(x: Tensor, means: Tensor, scales: Tensor, log_weights: Tensor) -> Tensor:

@@ -177,19 +177,11 @@ def select_positives(costs: Tensor, objects: Tensor, levels: Tensor, num_levels:
         num_levels: number of levels.
     """
     chosen = torch.zeros_like(costs, dtype=torch.bool)
-    finite = costs.isfinite()
-    broken = objects[~finite].unique()
-    by_cost = torch.where(finite, costs, torch.inf).argsort(stable=True)
-
-    group = objects * num_levels + levels
-    by_group = by_cost[group[by_cost].argsort(stable=True)]
-    pooled = torch.zeros_like(chosen)
-    pooled[by_group] = _rank(group[by_group]) < TOP_K
-    pooled &= finite
-
-    members = by_cost[pooled[by_cost]]
+    broken = objects[~costs.isfinite()].unique()
+    members = pool_candidates(costs, objects, levels, num_levels).nonzero()[:, 0]
+    members = members[costs[members].argsort(stable=True)]
     members = members[objects[members].argsort(stable=True)]
-    slot = _rank(objects[members])
+    slot = rank(objects[members])
     present, row, count = objects[members].unique_consecutive(
         return_inverse=True, return_counts=True
     )
@@ -214,7 +206,25 @@ def select_positives(costs: Tensor, objects: Tensor, levels: Tensor, num_levels:
     return Positives(chosen=chosen, fallbacks=torch.cat([broken, present[collapsed]]).unique())
 
 
-def _rank(sorted_keys: Tensor) -> Tensor:
+def pool_candidates(costs: Tensor, objects: Tensor, levels: Tensor, num_levels: int) -> Tensor:
+    """The `TOP_K` candidates of lowest finite cost of each object and level, (N,) bool.
+
+    Args:
+        costs: (N,) cost of each candidate.
+        objects: (N,) int64, the object of each candidate, numbered through the whole batch.
+        levels: (N,) int64, the level of each candidate's prior.
+        num_levels: number of levels.
+    """
+    finite = costs.isfinite()
+    by_cost = torch.where(finite, costs, torch.inf).argsort(stable=True)
+    group = objects * num_levels + levels
+    by_group = by_cost[group[by_cost].argsort(stable=True)]
+    pooled = torch.zeros_like(finite)
+    pooled[by_group] = rank(group[by_group]) < TOP_K
+    return pooled & finite
+
+
+def rank(sorted_keys: Tensor) -> Tensor:
     """The position of each entry among those of its key, for keys in ascending order."""
     positions = torch.arange(len(sorted_keys), device=sorted_keys.device)
     return positions - torch.searchsorted(sorted_keys, sorted_keys)
