@@ -224,8 +224,8 @@ CHANGES = {
         {"preprocessing.pad_size_divisor", "padding.pad_size_divisor"},
     ),
     "another assigner": (
-        change_config("train_cfg", "allowed_border", value=0),
-        {"assignment.allowed_border"},
+        change_config("train_cfg", "pos_weight", value=2),
+        {"assignment.pos_weight"},
     ),
     "another class order": (change_class_order, {"data.annotations", "data.classes"}),
     "another box": (change_a_box, {"data.annotations"}),

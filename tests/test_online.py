@@ -424,9 +424,10 @@ def test_a_teacher_of_other_inputs_is_refused(
         train_student("it", project.params, project.paths)
 
 
-def test_another_rule_is_refused(labelled) -> None:
-    model = student_of(labelled, method="paa")
-    model.train_cfg.assigner.pos_iou_thr = 0.2
+@pytest.mark.parametrize("change", [{"assigner": {"pos_iou_thr": 0.2}}, {"allowed_border": 0}])
+def test_another_rule_is_refused(change: dict) -> None:
+    model = online_model(load_model_config(CONFIG, CLASSES), Student(config="", method="paa"), None)
+    model.train_cfg.update(change)
     with pytest.raises(UserError, match="the student's config must assign as PAA does"):
         build_detector(model)
 
