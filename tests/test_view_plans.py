@@ -63,7 +63,7 @@ def test_a_range_is_its_scales() -> None:
     expected = view_plan(Views(scales=scales))
     assert view_plan(Views.model_validate({"range": span})) == expected
     assert len(expected) == 12
-    preset = load_params(ROOT / "configs/params/coco_multiscale.yaml")
+    preset = load_params(ROOT / "configs/params/multiscale_2x.yaml")
     assert view_plan(preset.views) == expected
     # The same plan, so the same fingerprint.
     assert plan_of(scales=None, range=span).plain() == plan_of(scales=scales).plain()
