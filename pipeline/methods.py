@@ -8,12 +8,13 @@ from typing import Any
 
 from mmengine.config import ConfigDict
 
+from pipeline.batched_paa import batched_paa
 from pipeline.checkpoint import CONFIG, WEIGHTS
 from pipeline.detector import load_model_config, without_downloads
 from pipeline.errors import UserError
 from pipeline.losses import SoftLabelLoss
 from pipeline.objectness import ObjectnessLADHead
-from pipeline.online_students import BatchedPAAHead, OnlineLAD, OnlineSoftLAD
+from pipeline.online_students import OnlineLAD, OnlineSoftLAD
 from pipeline.params import Student
 from pipeline.priors import PriorGrid
 from pipeline.replay import Attachments
@@ -94,9 +95,7 @@ def online_model(model: ConfigDict, student: Student, teacher: Path) -> ConfigDi
     """
     model = copy.deepcopy(model)
     if student.method == "paa":
-        if student.assigner == "batched":
-            model.bbox_head.type = BatchedPAAHead.__name__
-        return model
+        return batched_paa(model) if student.assigner == "batched" else model
     model.bbox_head.type = ObjectnessLADHead.__name__
     if student.assigner == "mmdet":
         return _mmdet_lad(model, teacher)

@@ -128,3 +128,8 @@ def assign_batch(
     positives = choose(head, candidate_costs(head, outputs, candidates), candidates)
     results = chosen_assignment(head, candidates, positives.chosen, samples, level_shapes)
     return BatchAssignment(results, len(positives.fallbacks))
+
+
+def count_fallbacks(assignment: BatchAssignment) -> dict[str, Tensor]:
+    """Objects whose costs allowed no mixture, as what mmengine logs beside losses."""
+    return {"fallbacks": torch.tensor(float(assignment.fallbacks))}

@@ -1,7 +1,4 @@
-"""Detectors that make their labels in the training step: PAA on its own, LAD with a teacher.
-
-All objects of a batch are assigned at once, where mmdet's PAA and LAD go object by object.
-"""
+"""Students with their teacher in memory, which labels the batch in each step."""
 
 import pipeline.mmcv_ops  # noqa: F401
 
@@ -10,69 +7,16 @@ from typing import Any
 
 import torch
 from mmdet.models.detectors import PAA
-from mmdet.models.utils import unpack_gt_instances
 from mmdet.registry import MODELS
 from mmdet.structures import SampleList
-from mmdet.structures.bbox import bbox_overlaps
 from torch import Tensor
 
 from pipeline.batch_grid import level_shapes_of, own_grid
 from pipeline.checkpoint import load_model
-from pipeline.objectness import ObjectnessLADHead
-from pipeline.online import BatchAssignment, assign_batch, pad_objects
+from pipeline.online import assign_batch, count_fallbacks, pad_objects
 from pipeline.soft_students import BatchTargets
-from pipeline.teacher import Outputs, Teacher, check_rule, stack_levels
+from pipeline.teacher import Outputs, Teacher
 from pipeline.views import Shape
-
-SMALLEST_WEIGHT = 1e-12
-"""Of a positive's box loss: mmdet's EPS."""
-
-
-@MODELS.register_module()
-class BatchedPAAHead(ObjectnessLADHead):
-    """A drop-in for mmdet's `PAAHead`: the same losses, all objects assigned at once.
-
-    Raises:
-        UserError: the assignment settings are not those of PAA.
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        check_rule(self, "the student")
-
-    def loss(self, x: list[Tensor], batch_data_samples: SampleList) -> dict[str, Tensor]:
-        """The losses of `PAAHead`: loss_cls, loss_bbox, loss_iou; and the count of fallbacks.
-
-        Args:
-            x: features of the neck.
-            batch_data_samples: B samples, as the preprocessor leaves them.
-        """
-        outputs = self(x)
-        with torch.no_grad():
-            found = stack_levels(outputs)
-        assignment = assign_batch(self, found, batch_data_samples, level_shapes_of(x))
-        instances, ignored, metas = unpack_gt_instances(batch_data_samples)
-        losses: dict[str, Tensor] = self.loss_by_feat(
-            *outputs, instances, metas, ignored, label_assignment_results=assignment.results
-        )
-        num_positives = assignment.results[-1]
-        if num_positives:
-            losses["loss_bbox"] = self._box_loss(outputs[1], assignment.results)
-        return losses | _count(assignment)
-
-    def _box_loss(self, deltas: list[Tensor], assignment: tuple) -> Tensor:
-        """PAA's box loss, which weighs a positive by its overlap; LAD's does not."""
-        _, _, targets, _, positives, anchors, _ = assignment
-        flat = torch.cat([level.permute(0, 2, 3, 1).flatten(1, 2) for level in deltas], 1)
-        predicted = self.bbox_coder.decode(anchors, flat.flatten(0, 1)[positives])
-        overlap = bbox_overlaps(predicted.detach(), targets[positives], is_aligned=True)
-        loss: Tensor = self.loss_bbox(
-            predicted,
-            targets[positives],
-            overlap.clamp(min=SMALLEST_WEIGHT),
-            avg_factor=overlap.sum(),
-        )
-        return loss
 
 
 @MODELS.register_module()
@@ -119,7 +63,7 @@ class OnlineLAD(PAA):
         losses: dict[str, Tensor] = self.bbox_head.loss(
             features, assignment.results, batch_data_samples
         )
-        return losses | _count(assignment)
+        return losses | count_fallbacks(assignment)
 
 
 @MODELS.register_module()
@@ -154,7 +98,7 @@ class OnlineSoftLAD(OnlineLAD):
             return losses
         assignment = assign_batch(teacher, believed, batch_data_samples, shapes)
         losses = head.losses(head(features), targets, assignment.results, batch_data_samples)
-        return losses | _count(assignment)
+        return losses | count_fallbacks(assignment)
 
     def _targets(self, believed: Outputs, samples: SampleList, shapes: list[Shape]) -> BatchTargets:
         """The soft scores of a batch."""
@@ -177,8 +121,3 @@ class OnlineSoftLAD(OnlineLAD):
             boxes=beliefs.boxes[image, prior],
             iou=beliefs.iou[image, prior],
         )
-
-
-def _count(assignment: BatchAssignment) -> dict[str, Tensor]:
-    """Objects whose costs allowed no mixture, as what mmengine logs beside losses."""
-    return {"fallbacks": torch.tensor(float(assignment.fallbacks))}

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from pipeline.batched_paa import batched_paa
 from pipeline.checkpoint import load_weights, read_weights, save_model
 from pipeline.dataset import load_data_info
 from pipeline.detector import build_detector, load_model_config, without_downloads
@@ -36,7 +37,7 @@ def make_teacher(params: Params, paths: Paths) -> dict[str, Any]:
     else:
         state, cost = train(
             name="teacher",
-            model=model,
+            model=batched_paa(model),
             training=settings.training,
             plan=view_plan(params.views),
             data=data,

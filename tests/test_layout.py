@@ -42,7 +42,7 @@ LAYERS = [
     },
     {"prepare", "training", "evaluation", "report", "precompute", "verification", "labelling"},
     {"methods", "colearning"},
-    {"online_students"},
+    {"online_students", "batched_paa"},
     {"soft_students", "online"},
     {
         "batch_grid",
@@ -79,6 +79,7 @@ MMDET_MODULES = {
     "pipeline.batch_grid",
     "pipeline.online",
     "pipeline.online_students",
+    "pipeline.batched_paa",
     "pipeline.teacher",
     "pipeline.students",
     "pipeline.soft_students",
