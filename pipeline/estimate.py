@@ -5,7 +5,6 @@ import pipeline.mmcv_ops  # noqa: F401
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,8 @@ from pipeline.probe import (
     probe_teacher,
     read_images,
 )
-from pipeline.report import BreakEven, Model, Run, TeacherPass, break_even
+from pipeline.report import BreakEven, break_even, duration
+from pipeline.results import Model, Run, TeacherPass
 from pipeline.store.schema import ASSIGNED_GT, Bucket, StoreLayout, plan_store
 from pipeline.store.writer import StoreWriter
 from pipeline.views import ViewPlan, view_plan
@@ -277,21 +277,17 @@ def _totals(found: Estimate) -> list[str]:
     }
     lines = [f"{name}: {size / 1e6:,.2f} MB" for name, size in parts.items() if size is not None]
     if found.seconds is not None:
-        lines.append(f"the pass: {_hours(found.seconds)}")
+        lines.append(f"the pass: {duration(found.seconds)}")
     pays = found.pays
     if pays is None:
         return [*lines, "no student of the settings learns from a store"]
-    if found.seconds is not None:
+    if pays.saved_seconds_per_student is not None:
         lines.append(
             "a student that asks the teacher online pays "
-            f"{_hours(pays.saved_seconds_per_student)} for it (mean of the cached students)"
+            f"{duration(pays.saved_seconds_per_student)} for it (mean of the cached students)"
         )
     lines.append(
         f"the pass is paid back after {pays.students:.2f} students, "
         f"or {pays.epochs:.1f} epochs of one"
     )
     return lines
-
-
-def _hours(seconds: float) -> str:
-    return f"{timedelta(seconds=round(seconds))} (h:mm:ss)"

@@ -1,68 +1,63 @@
-"""The comparison of all models: their metrics and costs in a table, their curves in plots."""
+"""The comparison of all models: their metrics and costs in a table, over seeds where there are."""
 
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
-import numpy as np
-from matplotlib.figure import Figure
-
-from pipeline.errors import UserError
 from pipeline.params import Params
-from pipeline.paths import Paths, made_by
-
-METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a training did and cost; `images` are those of one epoch."""
-
-    parameters: int
-    epochs: int
-    images: int
-    batch_size: int
-    seconds_per_step: float
-    total_seconds: float
+from pipeline.paths import Paths
+from pipeline.plots import Points, plot_ap, plot_ap_over_time, plot_curves
+from pipeline.results import (
+    METRICS,
+    Curve,
+    Model,
+    Run,
+    TeacherPass,
+    read_curve,
+    read_student,
+    read_teacher,
+    read_teacher_pass,
+)
 
 
 @dataclass(frozen=True)
-class Model:
-    """A row of the table; a metric is None where there is no object to measure."""
+class Row:
+    """Models with the same settings but for their seeds."""
 
     name: str
-    method: str
-    labels: str
-    """`cached`, `online`, `own` for a paa, or `shared` in co-learning."""
-    assigner: str
-    """`batched` or `mmdet`: what fits mixtures in the step, for labels that are not cached."""
-    config: str
-    metrics: Mapping[str, float | None]
-    run: Run | None
-    """None for a teacher that was not trained here."""
+    """Of the first."""
+    models: tuple[Model, ...]
 
+    def mean(self, metric: str) -> float | None:
+        """The mean of a metric, None where there is nothing to measure."""
+        values = self.values(metric)
+        return fmean(values) if values else None
 
-@dataclass(frozen=True)
-class TeacherPass:
-    """What filling the label store cost."""
+    def spread(self, metric: str) -> float | None:
+        """The standard deviation of a metric over seeds, None for a single one."""
+        values = self.values(metric)
+        return stdev(values) if len(values) > 1 else None
 
-    views: int
-    seconds: float
-    views_per_second: float
-    bytes_on_disk: int
-    bytes_per_view: float
+    def values(self, metric: str) -> list[float]:
+        """A metric of each seed."""
+        return [v for model in self.models if (v := model.metrics[metric]) is not None]
+
+    @property
+    def runs(self) -> list[Run]:
+        """What each training cost."""
+        return [model.run for model in self.models if model.run]
 
 
 @dataclass(frozen=True)
 class BreakEven:
     """How many students, and epochs of one student, pay back the teacher pass."""
 
-    saved_seconds_per_student: float
+    saved_seconds_per_student: float | None
     students: float
     epochs: float
 
@@ -80,48 +75,21 @@ class StepRatio:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All numbers of the report; the teacher is the first model."""
+    """All numbers of the report.
+
+    Attributes:
+        models: all of them; the teacher is the first.
+        rows: the same, those in one that differ in their seeds alone.
+        teacher_pass: what the label store cost; None where there is none.
+        break_even: when that is paid back.
+        step_ratios: of cached students.
+    """
 
     models: list[Model]
+    rows: list[Row]
     teacher_pass: TeacherPass
     break_even: BreakEven | None
     step_ratios: list[StepRatio]
-
-
-@dataclass(frozen=True)
-class Curve:
-    """What a student's steps logged."""
-
-    steps: Sequence[int]
-    losses: Sequence[float]
-    """The total loss."""
-    taught: Sequence[float] = ()
-    """Co-learning: the part of the objects that this network taught."""
-
-
-def write_comparison(params: Params, paths: Paths) -> str:
-    """Write `table.md`, `table.json`, `curves.csv` and `curves.png`.
-
-    With co-learning there is `taught.png`, too: who taught, over the steps.
-
-    Returns:
-        The content of `table.md`.
-
-    Raises:
-        UserError: a model's results are missing.
-    """
-    comparison = read_comparison(params, paths)
-    curves = {name: _read_curve(name, paths) for name in _names_of_students(params)}
-    table = markdown(comparison)
-    paths.compare.mkdir(parents=True, exist_ok=True)
-    _write(paths.compare / "table.md", table.encode())
-    _write(paths.compare / "table.json", json.dumps(_plain(comparison), indent=2).encode() + b"\n")
-    _write(paths.compare / "curves.csv", _csv(curves).encode())
-    losses = {name: (curve.steps, curve.losses) for name, curve in curves.items()}
-    _write(paths.compare / "curves.png", _png(losses, "Training loss", "total loss"))
-    if taught := {name: (c.steps, c.taught) for name, c in curves.items() if c.taught}:
-        _write(paths.compare / "taught.png", _png(taught, "Who teaches", "part of the objects"))
-    return table
 
 
 def read_comparison(params: Params, paths: Paths) -> Comparison:
@@ -130,13 +98,43 @@ def read_comparison(params: Params, paths: Paths) -> Comparison:
     Raises:
         UserError: some are missing.
     """
-    students = [_read_student(name, paths) for name in _names_of_students(params)]
-    teacher_pass = _read_teacher_pass(paths)
+    students = {name: read_student(name, paths) for name in trained(params)}
+    teacher_pass = read_teacher_pass(paths)
+    teacher = read_teacher(params, paths)
+    rows = by_seed(params, students)
     return Comparison(
-        models=[_read_teacher(params, paths), *students],
+        models=[teacher, *students.values()],
+        rows=[Row("teacher", (teacher,)), *rows],
         teacher_pass=teacher_pass,
-        break_even=break_even(students, teacher_pass),
-        step_ratios=step_ratios(students),
+        break_even=break_even(list(students.values()), teacher_pass),
+        step_ratios=step_ratios([row.models[0] for row in rows]),
+    )
+
+
+def by_seed(params: Params, models: Mapping[str, Model]) -> list[Row]:
+    """Rows of those models whose settings differ in their seeds alone, in the order of the first.
+
+    Args:
+        params: the settings.
+        models: students and networks that learn together, by name.
+    """
+    found: dict[str, list[Model]] = {}
+    for name, model in models.items():
+        found.setdefault(_settings_but_seed(params, name), []).append(model)
+    return [Row(models[0].name, tuple(models)) for models in found.values()]
+
+
+def _settings_but_seed(params: Params, name: str) -> str:
+    pair, dot, network = name.partition(".")
+    own = params.colearning(pair) if dot else params.student(name)
+    training = params.colearning_training(pair) if dot else params.student_training(name)
+    return json.dumps(
+        [
+            own.model_dump(exclude={"training"}),
+            training.model_dump(exclude={"seed", "workers", "checkpoint_every"}),
+            network,
+        ],
+        sort_keys=True,
     )
 
 
@@ -151,7 +149,8 @@ def break_even(students: Sequence[Model], teacher_pass: TeacherPass) -> BreakEve
         return None
     views_per_student = fmean(run.epochs * run.images for run in runs)
     return BreakEven(
-        saved_seconds_per_student=views_per_student * teacher_pass.seconds / teacher_pass.views,
+        saved_seconds_per_student=teacher_pass.seconds
+        and views_per_student * teacher_pass.seconds / teacher_pass.views,
         students=teacher_pass.views / views_per_student,
         epochs=teacher_pass.views / fmean(run.images for run in runs),
     )
@@ -172,11 +171,9 @@ def step_ratios(students: Sequence[Model]) -> list[StepRatio]:
     return ratios
 
 
-def smooth(values: Sequence[float], window: int) -> np.ndarray:
-    """The running mean over `window` (odd, at most all) values, over fewer at both ends."""
-    ones = np.ones(window)
-    counts = np.convolve(np.ones(len(values)), ones, "same")
-    return np.convolve(values, ones, "same") / counts
+def trained(params: Params) -> list[str]:
+    """The names of all students, and of all networks that learn together."""
+    return [*params.students, *params.colearners()]
 
 
 def markdown(comparison: Comparison) -> str:
@@ -185,23 +182,31 @@ def markdown(comparison: Comparison) -> str:
         "| name | method | labels | config | parameters (M) | AP | AP50 | AP75 | s/step "
         "| total time |",
         "|---|---|---|---|--:|--:|--:|--:|--:|--:|",
-        *(_row(model) for model in comparison.models),
+        *(_line(row) for row in comparison.rows),
     ]
+    if any(len(row.models) > 1 for row in comparison.rows):
+        lines += ["", "Means over seeds, and the standard deviation of AP."]
     cost = comparison.teacher_pass
+    took = ""
+    if cost.seconds and cost.views_per_second:
+        took = f" in {duration(cost.seconds)} ({cost.views_per_second:.1f} views/s)"
     lines += [
         "",
-        f"Teacher pass: {cost.views:,} views in {_duration(cost.seconds)} "
-        f"({cost.views_per_second:.1f} views/s); the label store takes "
-        f"{_size(cost.bytes_on_disk)}, {cost.bytes_per_view:.0f} bytes a view.",
+        f"Teacher pass: {cost.views:,} views{took}; the label store takes "
+        f"{size(cost.bytes_on_disk)}, {cost.bytes_per_view:.0f} bytes a view.",
     ]
     if even := comparison.break_even:
+        saved = ""
+        if even.saved_seconds_per_student:
+            saved = (
+                f"about {duration(even.saved_seconds_per_student)} a student here (mean of the "
+                "cached students). "
+            )
         lines += [
             "",
             "A LAD student that asks the teacher online pays for epochs * images views, each at "
-            "the pass's seconds / views: "
-            f"about {_duration(even.saved_seconds_per_student)} a student here (mean of the cached "
-            "students). The pass is paid back after pass seconds / saved seconds = "
-            f"{even.students:.2f} students, or {even.epochs:.1f} epochs of one student.",
+            f"the pass's seconds / views: {saved}The pass is paid back after pass seconds / saved "
+            f"seconds = {even.students:.2f} students, or {even.epochs:.1f} epochs of one student.",
         ]
     if comparison.step_ratios:
         lines += ["", "Steps of students with the same config and batch size:", ""]
@@ -213,20 +218,25 @@ def markdown(comparison: Comparison) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _row(model: Model) -> str:
+def _line(row: Row) -> str:
+    model, *others = row.models
     rule = "" if model.labels == "cached" else f" ({model.assigner})"
     labels = model.labels + rule if model.run else "-"
-    cells = [model.name, model.method, labels, Path(model.config).stem]
+    name = f"{row.name} ({len(row.models)} seeds)" if others else row.name
+    cells = [name, model.method, labels, Path(model.config).stem]
     cells.append(f"{model.run.parameters / 1e6:.2f}" if model.run else "-")
     for metric in ("AP", "AP50", "AP75"):
-        value = model.metrics[metric]
-        cells.append("-" if value is None else f"{value:.3f}")
-    cells.append(f"{model.run.seconds_per_step:.3f}" if model.run else "-")
-    cells.append(_duration(model.run.total_seconds) if model.run else "-")
+        mean, spread = row.mean(metric), row.spread(metric)
+        cell = "-" if mean is None else f"{mean:.3f}"
+        cells.append(cell if spread is None or metric != "AP" else f"{cell} ± {spread:.3f}")
+    runs = row.runs
+    cells.append(f"{fmean(run.seconds_per_step for run in runs):.3f}" if runs else "-")
+    cells.append(duration(fmean(run.total_seconds for run in runs)) if runs else "-")
     return f"| {' | '.join(cells)} |"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours, for people."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -235,7 +245,8 @@ def _duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02} min"
 
 
-def _size(count: float) -> str:
+def size(count: float) -> str:
+    """Bytes, for people."""
     for unit in ("kB", "MB"):
         count /= 1000
         if count < 1000:
@@ -243,12 +254,71 @@ def _size(count: float) -> str:
     return f"{count / 1000:.1f} GB"
 
 
-def _plain(comparison: Comparison) -> dict[str, Any]:
-    """The comparison for JSON, with flat rows."""
+def plain(comparison: Comparison) -> dict[str, Any]:
+    """The comparison for JSON, with flat models, and rows that name theirs."""
     content = asdict(comparison)
-    for row in content["models"]:
-        row |= row.pop("metrics") | (row.pop("run") or dict.fromkeys(_names(Run)))
+    for model in content["models"]:
+        model |= model.pop("metrics") | (
+            model.pop("run") or dict.fromkeys([field.name for field in fields(Run)])
+        )
+    content["rows"] = [
+        {
+            "name": row.name,
+            "models": [model.name for model in row.models],
+            "mean": {metric: row.mean(metric) for metric in METRICS},
+            "spread": {metric: row.spread(metric) for metric in METRICS},
+        }
+        for row in comparison.rows
+    ]
     return content
+
+
+def write_comparison(params: Params, paths: Paths) -> str:
+    """Write `table.md`, `table.json`, `curves.csv`, and plots.
+
+    `ap.png` has AP by row, `time.png` AP over training time, `curves.png` the losses, and with
+    co-learning `taught.png` who taught.
+
+    Returns:
+        The content of `table.md`.
+
+    Raises:
+        UserError: a model's results are missing.
+    """
+    comparison = read_comparison(params, paths)
+    curves = {name: read_curve(name, paths) for name in trained(params)}
+    table = markdown(comparison)
+    files = {
+        "table.md": table.encode(),
+        "table.json": json.dumps(plain(comparison), indent=2).encode() + b"\n",
+        "curves.csv": _csv(curves).encode(),
+    } | _plots(comparison, curves)
+    paths.compare.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        # The whole file or nothing.
+        part = paths.compare / f"{name}.part"
+        part.write_bytes(content)
+        part.replace(paths.compare / name)
+    return table
+
+
+def _plots(comparison: Comparison, curves: Mapping[str, Curve]) -> dict[str, bytes]:
+    """PNG files by name. Of several seeds the first has its curves shown."""
+    firsts = {row.name: curves[row.name] for row in comparison.rows if row.name in curves}
+    losses = {name: (curve.steps, curve.losses) for name, curve in firsts.items()}
+    plots = {"curves.png": plot_curves(losses, "Training loss", "total loss")}
+    if taught := {name: (c.steps, c.taught) for name, c in firsts.items() if c.taught}:
+        plots["taught.png"] = plot_curves(taught, "Who teaches", "part of the objects")
+    measured = {row.name: row for row in comparison.rows if row.mean("AP") is not None}
+    plots["ap.png"] = plot_ap({name: row.values("AP") for name, row in measured.items()})
+    plots["time.png"] = plot_ap_over_time(
+        {
+            name: Points([run.total_seconds / 60 for run in row.runs], row.values("AP"))
+            for name, row in measured.items()
+            if row.runs
+        }
+    )
+    return plots
 
 
 def _csv(curves: Mapping[str, Curve]) -> str:
@@ -259,88 +329,3 @@ def _csv(curves: Mapping[str, Curve]) -> str:
         for step, loss in zip(curve.steps, curve.losses, strict=True):
             writer.writerow([name, step, loss])
     return file.getvalue()
-
-
-def _png(
-    curves: Mapping[str, tuple[Sequence[int], Sequence[float]]], title: str, label: str
-) -> bytes:
-    """A plot of the running means of curves, each of steps and values."""
-    # A Figure made without pyplot is drawn by Agg: it needs no display and no closing.
-    figure = Figure(figsize=(9, 5), layout="constrained")
-    axes = figure.subplots()
-    for i, (name, (steps, values)) in enumerate(curves.items()):
-        window = len(values) // 50 * 2 + 1
-        style = ("-", "--", ":", "-.")[i // 10 % 4]  # There are 10 colours.
-        axes.plot(steps, smooth(values, window), style, label=name, linewidth=1.5)
-    axes.set(title=f"{title} (running mean)", xlabel="step", ylabel=label)
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    if curves:
-        figure.legend(loc="outside right upper", frameon=False)
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=120)
-    return file.getvalue()
-
-
-def _write(file: Path, content: bytes) -> None:
-    """Write the whole file or nothing."""
-    part = file.with_name(f"{file.name}.part")
-    part.write_bytes(content)
-    part.replace(file)
-
-
-def _read(file: Path, command: str, names: Iterable[str]) -> dict[str, Any]:
-    """The JSON object in `file`, which `command` makes and which holds at least `names`."""
-    try:
-        content: dict[str, Any] = json.loads(file.read_bytes())
-    except FileNotFoundError:
-        raise UserError(f"{file} is missing; run `{command}`") from None
-    except ValueError as error:
-        raise UserError(f"{file} is not valid JSON ({error}); run `{command}` again") from None
-    if missing := [name for name in names if name not in content]:
-        raise UserError(f"{file} has no {', '.join(missing)}; run `{command}` again")
-    return content
-
-
-def _names(kind: type) -> list[str]:
-    return [field.name for field in fields(kind)]
-
-
-def _names_of_students(params: Params) -> list[str]:
-    return [*params.students, *params.colearners()]
-
-
-def _read_student(name: str, paths: Paths) -> Model:
-    about = ["method", "labels", "assigner", "config"]
-    file = paths.model(name) / "training.json"
-    content = _read(file, made_by(name), [*about, *_names(Run)])
-    run = Run(**{n: content[n] for n in _names(Run)})
-    described = {n: content[n] for n in about}
-    return Model(name, **described, metrics=_read_metrics(name, paths), run=run)
-
-
-def _read_teacher(params: Params, paths: Paths) -> Model:
-    file = paths.model("teacher") / "training.json"
-    run = None
-    if "checkpoint" not in _read(file, "lad teacher", []):
-        content = _read(file, "lad teacher", _names(Run))
-        run = Run(**{n: content[n] for n in _names(Run)})
-    metrics = _read_metrics("teacher", paths)
-    return Model("teacher", "paa", "own", "mmdet", params.teacher.config, metrics, run)
-
-
-def _read_metrics(name: str, paths: Paths) -> dict[str, float | None]:
-    content = _read(paths.metrics(name), f"lad evaluate {name}", METRICS)
-    # pycocotools says -1 where there is no object to measure.
-    return {n: None if content[n] in (None, -1) else content[n] for n in METRICS}
-
-
-def _read_teacher_pass(paths: Paths) -> TeacherPass:
-    content = _read(paths.labels_report, "lad labels", _names(TeacherPass))
-    return TeacherPass(**{n: content[n] for n in _names(TeacherPass)})
-
-
-def _read_curve(name: str, paths: Paths) -> Curve:
-    file = paths.model(name) / "training.json"
-    curves = _read(file, made_by(name), ["curves"])["curves"]
-    return Curve(curves["step"], curves["loss"], curves.get("taught", ()))

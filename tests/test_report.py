@@ -10,19 +10,18 @@ from PIL import Image
 from pipeline.errors import UserError
 from pipeline.params import Params
 from pipeline.paths import Paths
+from pipeline.plots import smooth
 from pipeline.report import (
     BreakEven,
     Comparison,
-    Model,
-    Run,
-    TeacherPass,
+    Row,
     break_even,
     markdown,
     read_comparison,
-    smooth,
     step_ratios,
     write_comparison,
 )
+from pipeline.results import Model, Run, TeacherPass
 from stages.compare import command
 
 METRICS = {"AP": 0.41234, "AP50": 0.6, "AP75": 0.45, "APs": -1, "APm": None, "APl": 0.5}
@@ -131,7 +130,8 @@ def test_the_table_says_where_labels_come_from():
         model("b", "solad", labels="online"),
         model("c", "paa", assigner="mmdet"),
     ]
-    rows = markdown(Comparison(students, PASS, None, [])).splitlines()[2:5]
+    rows = [Row(student.name, (student,)) for student in students]
+    rows = markdown(Comparison(students, rows, PASS, None, [])).splitlines()[2:5]
     assert [row.split(" | ")[2] for row in rows] == [
         "online (mmdet)",
         "online (batched)",
@@ -164,7 +164,7 @@ def test_table(paths: Paths):
         "| name | method | labels | config | parameters (M) | AP | AP50 | AP75 | s/step "
         "| total time |",
         "|---|---|---|---|--:|--:|--:|--:|--:|--:|",
-        "| teacher | paa | own (mmdet) | big | 30.00 "
+        "| teacher | paa | own (batched) | big | 30.00 "
         "| 0.412 | 0.600 | 0.450 | 0.500 | 1 h 01 min |",
         "| plain | paa | own (batched) | small | 1.23 "
         "| 0.412 | 0.600 | 0.450 | 0.500 | 1 h 01 min |",
@@ -264,7 +264,42 @@ def test_curves(paths: Paths):
         "table.json",
         "curves.csv",
         "curves.png",
+        "ap.png",
+        "time.png",
     }
+
+
+def test_seeds_are_one_row(paths: Paths):
+    params = make_params(cached="lad", again="lad", other="lad").model_dump(
+        mode="json", exclude_unset=True
+    )
+    params["students"]["again"]["training"] = {"seed": 1}
+    params["students"]["other"]["training"] = {"seed": 1, "epochs": 3}
+    for name, ap in (("cached", 0.3), ("again", 0.34), ("other", 0.5)):
+        save(paths.model(name) / "training.json", training(name, "lad", total_seconds=60.0))
+        save(paths.metrics(name), METRICS | {"AP": ap})
+    table = write_comparison(Params.model_validate(params), paths)
+    assert (
+        "| cached (2 seeds) | lad | cached | small | 1.23 | 0.320 ± 0.028 | 0.600 | 0.450 " in table
+    )
+    assert "| other | lad | cached | small | 1.23 | 0.500 |" in table
+    assert "standard deviation" in table
+    content = json.loads((paths.compare / "table.json").read_text())
+    assert [row["models"] for row in content["rows"]] == [
+        ["teacher"],
+        ["cached", "again"],
+        ["other"],
+    ]
+    assert content["rows"][1]["mean"]["AP"] == pytest.approx(0.32)
+    assert content["rows"][1]["spread"]["AP"] == pytest.approx(np.std([0.3, 0.34], ddof=1))
+    assert [model["AP"] for model in content["models"][1:]] == [0.3, 0.34, 0.5]
+
+
+def test_a_store_that_came_without_its_report(paths: Paths):
+    save(paths.labels_report, LABELS | {"seconds": None, "views_per_second": None})
+    table = write_comparison(make_params(cached="lad"), paths)
+    assert "Teacher pass: 400 views; the label store takes 98.0 kB" in table
+    assert "= 0.50 students" in table
 
 
 def pair_params() -> Params:
