@@ -284,7 +284,7 @@ def test_batched_paa_learns_as_mmdets_paa(labelled, images: tuple[int, ...]) -> 
 def test_online_lad_learns_as_mmdets_lad(labelled, images: tuple[int, ...]) -> None:
     batch = real_batch(labelled, images)
     double = student_of(labelled, method="lad", labels="online", assigner="mmdet")
-    assert (double.type, double.teacher_bbox_head.type) == ("LAD", "LADHead")
+    assert (double.type, double.teacher_bbox_head.type) == ("LAD", "ObjectnessLADHead")
     double.teacher_bbox_head.type = "DoubleLADHead"
     theirs = network(double)
     batched = network(student_of(labelled, method="lad", labels="online"), theirs.state_dict())
