@@ -10,8 +10,12 @@ import click
 from pipeline.benchmark import machine
 from pipeline.coding_study import Result, study_codings
 from pipeline.errors import UserError
+from pipeline.params import Scores
 from pipeline.params_file import load_params
 from pipeline.paths import Paths
+from pipeline.plots import plot_codings
+from pipeline.quantise import Coding
+from pipeline.trial_codings import tailed
 
 BOUND = 0.01
 
@@ -45,7 +49,20 @@ def command(obj: tuple[Path, Path], student: str | None, views: int, epochs: int
     file = out / "study.json"
     record = {"machine": machine(), "views": views} | asdict(study)
     file.write_text(json.dumps(record, indent=1))
-    click.echo(f"wrote {file}")
+    file.with_suffix(".png").write_bytes(plot(study.classes, params.labels.scores))
+    click.echo(f"wrote {file} and {file.with_suffix('.png')}")
+
+
+def plot(results: Sequence[Result], scores: Scores) -> bytes:
+    """Error over size, by what becomes of the tail; the coding of the settings is marked."""
+    points: dict[str, list[tuple[float, float]]] = {}
+    for result in results:
+        _, _, tail = result.name.partition(", tail: ")
+        point = (result.coco_bytes, result.worst("paa"))
+        points.setdefault(tail or "no tail", []).append(point)
+        if result.name == tailed(Coding(**scores.model_dump()), "class and place").name:
+            chosen = point
+    return plot_codings(points, BOUND, chosen)
 
 
 def table(results: Sequence[Result]) -> list[str]:
