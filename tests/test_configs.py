@@ -15,6 +15,7 @@ from mmengine.config import ConfigDict
 from mmengine.dataset import pseudo_collate
 
 from pipeline.checkpoint import save_model
+from pipeline.colearning import CoLAD, learning_together
 from pipeline.dataset import load_data_info
 from pipeline.detector import build_detector, load_model_config, prior_grid, without_downloads
 from pipeline.methods import cached_model, online_model, student_labels
@@ -106,6 +107,29 @@ def test_a_student_takes_a_step(project, stores, config: str, method: str, teach
     before = network.bbox_head.atss_cls.bias.clone()
     torch.optim.SGD(learning, 0.01).step()
     assert not torch.equal(network.bbox_head.atss_cls.bias, before)
+
+
+def pairs() -> list[tuple[str, str]]:
+    """Configs of the networks that learn together in the presets."""
+    found = {
+        tuple(network.config for network in pair.networks)
+        for preset in PRESETS
+        for pair in load_params(preset).colearn.values()
+    }
+    return sorted(found)
+
+
+@pytest.mark.parametrize("configs", pairs(), ids=" + ".join)
+def test_two_networks_take_a_step_together(project, configs: tuple[str, str]) -> None:
+    torch.manual_seed(1)
+    networks = [learning_together(model_of(config)) for config in configs]
+    pair = CoLAD(["one", "two"], networks, criterion="std_mean", per_level=True).train()
+    ready = pair.data_preprocessor(pseudo_collate(batch(project, Attachments())), training=True)
+    found = pair.loss(ready["inputs"], ready["data_samples"])
+    assert found["taught_by_one"] + found["taught_by_two"] == pytest.approx(1)
+    sum(value for name, value in found.items() if "loss" in name).backward()
+    learning = [p for p in pair.parameters() if p.requires_grad]
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in learning)
 
 
 def batch(project, labels: Attachments) -> list[dict[str, Any]]:
