@@ -21,8 +21,9 @@ demo: setup
 	dvc repro
 	@cat out/compare/table.md
 
+# Two processes of one thread each: most networks of the tests are too small for more.
 test: setup
-	pytest
+	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile
 
 check: setup
 	ruff format --check .

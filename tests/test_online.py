@@ -388,7 +388,7 @@ def test_another_teacher_starts_anew(labelled, tmp_path, monkeypatch) -> None:
     digests = []
     monkeypatch.setattr(
         "pipeline.train_student.train",
-        lambda **inputs: digests.append(inputs["labels_digest"]) or (_ for _ in ()).throw(KeyError),
+        lambda **inputs: digests.append(inputs["inputs_digest"]) or (_ for _ in ()).throw(KeyError),
     )
     project = labelled.copy(tmp_path)
     config = project.params.student("lad").config
@@ -428,7 +428,7 @@ def test_a_teacher_of_other_inputs_is_refused(
 def test_another_rule_is_refused(change: dict) -> None:
     model = online_model(load_model_config(CONFIG, CLASSES), Student(config="", method="paa"), None)
     model.train_cfg.update(change)
-    with pytest.raises(UserError, match="the student's config must assign as PAA does"):
+    with pytest.raises(UserError, match="the network's config must assign as PAA does"):
         build_detector(model)
 
 
