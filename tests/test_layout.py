@@ -40,7 +40,16 @@ LAYERS = [
         "probe",
         "study_students",
     },
-    {"prepare", "training", "evaluation", "report", "precompute", "verification", "labelling"},
+    {
+        "prepare",
+        "training",
+        "evaluation",
+        "report",
+        "precompute",
+        "verification",
+        "labelling",
+        "shard_tasks",
+    },
     {"methods", "colearning"},
     {"online_students", "batched_paa"},
     {"soft_students", "online"},
@@ -82,7 +91,7 @@ LAYERS = [
         "results",
     },
     {"params_file"},
-    {"params", "paths", "errors"},
+    {"params", "paths", "errors", "overlap"},
 ]
 
 MMDET_MODULES = {
@@ -105,6 +114,7 @@ MMDET_MODULES = {
     "pipeline.evaluation",
     "pipeline.precompute",
     "pipeline.labelling",
+    "pipeline.shard_tasks",
     "pipeline.verification",
     "pipeline.checkpoint",
     "pipeline.detector",
