@@ -55,8 +55,15 @@ DECIDING_CODE = (
 """The modules of this package that decide labels."""
 
 
-def load_teacher(paths: Paths, data: DataInfo) -> tuple[Teacher, ConfigDict]:
-    """The teacher on its device, and its config.
+def load_teacher(
+    paths: Paths, data: DataInfo, device: str | None = None
+) -> tuple[Teacher, ConfigDict]:
+    """The teacher on a device, and its config.
+
+    Args:
+        paths: where it is.
+        data: whose classes it knows.
+        device: None for the one of this process.
 
     Raises:
         UserError: it is missing, or knows other classes than the data set.
@@ -67,7 +74,7 @@ def load_teacher(paths: Paths, data: DataInfo) -> tuple[Teacher, ConfigDict]:
             f"the teacher in {paths.teacher} knows {detector.bbox_head.num_classes} classes, "
             f"the data set has {len(data.classes)}: {', '.join(data.classes)}"
         )
-    return Teacher(detector.to(get_device())), model
+    return Teacher(detector.to(device or get_device())), model
 
 
 def labels_fingerprint(

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from pipeline.assignment.paa import BACKGROUND
+from pipeline.cluster import Share, labelled_shards
 from pipeline.coco import load_images
 from pipeline.dataset import load_data_info
 from pipeline.detector import preprocessing
@@ -36,6 +37,7 @@ from pipeline.overlap import Background
 from pipeline.params import Params
 from pipeline.paths import Paths
 from pipeline.quantise import SoftSettings
+from pipeline.replay import ViewDataset
 from pipeline.shard_tasks import AHEAD, ShardLabeller, writing
 from pipeline.store.fingerprint import Fingerprint, differences, digest
 from pipeline.store.reader import LabelStore
@@ -73,10 +75,11 @@ def precompute_labels(params: Params, paths: Paths, replace: bool) -> dict[str, 
         len(data.classes) if soft else 0,
     )
     fingerprint = labels_fingerprint(data, teacher, model, plan, soft)
+    local = params.labels.scheduler == "local"
     made_with: dict[str, Any] = {
         "batch_size": params.labels.batch_size,
         "workers": params.labels.workers,
-        "threads": torch.get_num_threads(),
+        "threads": torch.get_num_threads() if local else Share.of(params.labels).threads,
         "versions": {name: version(name) for name in VERSIONS},
         "images": str(data.train.images_folder),
         "teacher": str(paths.teacher),
@@ -88,14 +91,18 @@ def precompute_labels(params: Params, paths: Paths, replace: bool) -> dict[str, 
         report = None if pending else clock.report()
         if report is None:
             # Rounding depends on what is in a batch: an unfinished store keeps its batches.
-            batches = [batches_of(shard, made_with["batch_size"]) for shard in pending]
-            loader: DataLoader[Any] = DataLoader(
-                view_dataset(data, plan),
-                batch_sampler=[batch for shard in batches for batch in shard],
-                num_workers=params.labels.workers,
-                collate_fn=pseudo_collate,
-            )
-            _run(ShardLabeller(teacher, soft, writer), pending, loader, clock)
+            size = made_with["batch_size"]
+            with _progress(writer, pending) as bar:
+                if local:
+                    dataset = view_dataset(data, plan)
+                    loader = _loader(dataset, pending, size, params.labels.workers)
+                    _run(ShardLabeller(teacher, soft, writer), pending, loader, clock, bar)
+                else:
+                    with labelled_shards(params.labels, paths, data, size, pending) as shards:
+                        clock.start()
+                        for views in shards:
+                            clock.add(views)
+                            bar.update(views)
             report = _report(LabelStore(paths.labels), len(plan), clock.seconds_per_view())
             with writing(paths.labels_report):
                 report = clock.finish(report)
@@ -232,18 +239,35 @@ def _read_json(file: Path, fingerprint: str) -> dict[str, Any] | None:
         return None
 
 
+def _loader(
+    dataset: ViewDataset, pending: list[Shard], batch_size: int, workers: int
+) -> DataLoader[Any]:
+    """The pending shards' batches, in their order."""
+    return DataLoader(
+        dataset,
+        batch_sampler=[batch for shard in pending for batch in batches_of(shard, batch_size)],
+        num_workers=workers,
+        collate_fn=pseudo_collate,
+    )
+
+
+def _progress(writer: StoreWriter, pending: list[Shard]) -> tqdm:
+    total = len(writer.layout.table["row"])
+    left = sum(len(shard.views) for shard in pending)
+    return tqdm(total=total, initial=total - left, desc="labels", unit="view", mininterval=2)
+
+
 def _run(
-    labeller: ShardLabeller, pending: list[Shard], loader: DataLoader[Any], clock: _Clock
+    labeller: ShardLabeller,
+    pending: list[Shard],
+    loader: DataLoader[Any],
+    clock: _Clock,
+    bar: tqdm,
 ) -> None:
     """Label the pending shards, whose batches come from the loader in their order."""
-    total = len(labeller.writer.layout.table["row"])
-    left = sum(len(shard.views) for shard in pending)
     batches = iter(loader)
-    with (
-        tqdm(total=total, initial=total - left, desc="labels", unit="view", mininterval=2) as bar,
-        Background(AHEAD) as background,
-    ):
-        clock.start()
+    clock.start()
+    with Background(AHEAD) as background:
         for shard in pending:
             # Before the shard counts as complete: every complete shard has been timed.
             timed = partial(clock.add, len(shard.views))

@@ -115,6 +115,7 @@ MMDET_MODULES = {
     "pipeline.precompute",
     "pipeline.labelling",
     "pipeline.shard_tasks",
+    "pipeline.cluster",
     "pipeline.verification",
     "pipeline.checkpoint",
     "pipeline.detector",
@@ -277,7 +278,7 @@ def test_zarr_and_dask_stay_in_the_store():
     outside = {
         name
         for name in importers("zarr", "dask", "distributed")
-        if name != "pipeline.precompute" and not name.startswith("pipeline.store.")
+        if name != "pipeline.cluster" and not name.startswith("pipeline.store.")
     }
     assert not outside
 

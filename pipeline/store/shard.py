@@ -15,7 +15,8 @@ import numpy.typing as npt
 import zarr
 from numcodecs import Zstd
 
-COMPRESSION_LEVEL = 9
+COMPRESSION_LEVEL = 6
+"""Of zstd; 9 makes soft scores 3 % smaller and takes three times as long."""
 _ABSENT = (1 << 64) - 1
 
 
