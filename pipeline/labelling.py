@@ -6,7 +6,7 @@ import ast
 import hashlib
 import io
 import tokenize
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,8 @@ from pipeline.quantise import SoftSettings, encode_share, encode_sides
 from pipeline.replay import ViewDataset, view_pipeline
 from pipeline.store.fingerprint import Fingerprint, label_parts
 from pipeline.store.schema import ASSIGNED_GT, Shard
-from pipeline.teacher import Assignment, Beliefs, Teacher
-from pipeline.views import ViewPlan
+from pipeline.teacher import Assignment, Beliefs, Outputs, Teacher
+from pipeline.views import Shape, ViewPlan
 
 VERSIONS = (
     "torch",
@@ -55,8 +55,15 @@ DECIDING_CODE = (
 """The modules of this package that decide labels."""
 
 
-def load_teacher(paths: Paths, data: DataInfo) -> tuple[Teacher, ConfigDict]:
-    """The teacher on its device, and its config.
+def load_teacher(
+    paths: Paths, data: DataInfo, device: str | None = None
+) -> tuple[Teacher, ConfigDict]:
+    """The teacher on a device, and its config.
+
+    Args:
+        paths: where it is.
+        data: whose classes it knows.
+        device: None for the one of this process.
 
     Raises:
         UserError: it is missing, or knows other classes than the data set.
@@ -67,7 +74,7 @@ def load_teacher(paths: Paths, data: DataInfo) -> tuple[Teacher, ConfigDict]:
             f"the teacher in {paths.teacher} knows {detector.bbox_head.num_classes} classes, "
             f"the data set has {len(data.classes)}: {', '.join(data.classes)}"
         )
-    return Teacher(detector.to(get_device())), model
+    return Teacher(detector.to(device or get_device())), model
 
 
 def labels_fingerprint(
@@ -158,15 +165,27 @@ def batches_of(shard: Shard, size: int) -> list[list[int]]:
     return [views[start : start + size] for start in range(0, len(views), size)]
 
 
-def ask(
-    teacher: Teacher, batch: dict[str, Any], soft: SoftSettings | None
-) -> tuple[Assignment, Beliefs | None]:
-    """What the teacher says of views with the same padded size.
+@dataclass(frozen=True)
+class Seen:
+    """What the network says of B views with the same padded size.
+
+    Attributes:
+        outputs: of its head.
+        objects: of each view, all objects in file order; boxes in pixels of the view.
+        padded: (H, W).
+    """
+
+    outputs: Outputs
+    objects: list[Objects]
+    padded: Shape
+
+
+def look(teacher: Teacher, batch: dict[str, Any]) -> Seen:
+    """Show the network views with the same padded size.
 
     Args:
-        teacher: decides.
+        teacher: whose network it is.
         batch: B collated items of `view_dataset`.
-        soft: how soft scores are stored, if at all.
     """
     ready = teacher.detector.data_preprocessor(batch)
     objects = [
@@ -177,26 +196,45 @@ def ask(
         )
         for sample in ready["data_samples"]
     ]
-    padded = tuple(ready["inputs"].shape[-2:])
-    outputs = teacher.forward(ready["inputs"])
-    assignment = teacher.assign(outputs, objects, padded)
-    return assignment, teacher.believe(outputs, objects, padded, soft.min_iou) if soft else None
+    height, width = ready["inputs"].shape[-2:]
+    return Seen(teacher.forward(ready["inputs"]), objects, (height, width))
 
 
-def label_batch(
+def decide(
+    teacher: Teacher, seen: Seen, soft: SoftSettings | None
+) -> tuple[Assignment, Beliefs | None]:
+    """What the teacher concludes from what its network says.
+
+    Args:
+        teacher: decides.
+        seen: by its network.
+        soft: how soft scores are stored, if at all.
+    """
+    about = seen.outputs, seen.objects, seen.padded
+    return teacher.assign(*about), teacher.believe(*about, soft.min_iou) if soft else None
+
+
+def ask(
     teacher: Teacher, batch: dict[str, Any], soft: SoftSettings | None
+) -> tuple[Assignment, Beliefs | None]:
+    """What the teacher says of views with the same padded size: `look` and `decide`."""
+    return decide(teacher, look(teacher, batch), soft)
+
+
+def label_rows(
+    teacher: Teacher, seen: Seen, soft: SoftSettings | None
 ) -> tuple[dict[str, np.ndarray], int]:
     """The rows of views with the same padded size.
 
     Args:
         teacher: decides.
-        batch: B collated items of `view_dataset`.
+        seen: by its network.
         soft: how soft scores are stored, if at all.
 
     Returns:
         What to write by array name, each (B, ...), and the number of objects that fell back.
     """
-    assignment, beliefs = ask(teacher, batch, soft)
+    assignment, beliefs = decide(teacher, seen, soft)
     rows = {ASSIGNED_GT: assignment.objects.to(torch.int16)}
     if soft and beliefs:
         coded = soft.scores.encode(beliefs.probabilities)

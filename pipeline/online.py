@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from mmdet.models.dense_heads import LADHead, PAAHead
 from mmdet.structures import SampleList
+from mmengine.dist import all_reduce
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -131,5 +132,7 @@ def assign_batch(
 
 
 def count_fallbacks(assignment: BatchAssignment) -> dict[str, Tensor]:
-    """Objects whose costs allowed no mixture, as what mmengine logs beside losses."""
-    return {"fallbacks": torch.tensor(float(assignment.fallbacks))}
+    """Objects whose costs allowed no mixture, in all processes of a training, to be logged."""
+    count = torch.tensor(float(assignment.fallbacks))
+    all_reduce(count)
+    return {"fallbacks": count}

@@ -205,6 +205,15 @@ class Scores(Section):
     power: float = Field(1.5, gt=0)
 
 
+class Cluster(Section):
+    """How the processes of a teacher pass share a machine."""
+
+    workers: PositiveInt | None = Field(None, description="null: one per GPU, else one per core")
+    threads: PositiveInt | None = Field(
+        None, description="of each; null: an equal part of the cores, or 1 at a scheduler's address"
+    )
+
+
 class Labels(Section):
     """The teacher pass."""
 
@@ -216,6 +225,12 @@ class Labels(Section):
     batch_size: PositiveInt = 16
     shard_rows: PositiveInt = Field(64, description="views in a shard, the unit of work")
     workers: int = Field(2, ge=0, description="processes that load images")
+    scheduler: str = Field(
+        "local",
+        pattern=r"^(local|cluster|(tcp|tls|ws|wss)://\S+)$",
+        description="local: this process; cluster: Dask on this machine; or a Dask address",
+    )
+    cluster: Cluster = Cluster()
 
 
 class Student(Section):

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from pipeline.assignment.paa import BACKGROUND
+from pipeline.cluster import Share, labelled_shards
 from pipeline.coco import load_images
 from pipeline.dataset import load_data_info
 from pipeline.detector import preprocessing
@@ -27,20 +29,21 @@ from pipeline.errors import UserError
 from pipeline.labelling import (
     VERSIONS,
     batches_of,
-    label_batch,
     labels_fingerprint,
     load_teacher,
     view_dataset,
 )
+from pipeline.overlap import Background
 from pipeline.params import Params
 from pipeline.paths import Paths
 from pipeline.quantise import SoftSettings
+from pipeline.replay import ViewDataset
+from pipeline.shard_tasks import AHEAD, ShardLabeller, writing
 from pipeline.store.fingerprint import Fingerprint, differences, digest
 from pipeline.store.reader import LabelStore
 from pipeline.store.schema import ASSIGNED_GT, SOFT_ARRAYS, Shard, StoreLayout, plan_store
 from pipeline.store.verify import read_rows
 from pipeline.store.writer import StoreWriter, remove_store
-from pipeline.teacher import Teacher
 from pipeline.views import view_plan
 
 
@@ -72,10 +75,11 @@ def precompute_labels(params: Params, paths: Paths, replace: bool) -> dict[str, 
         len(data.classes) if soft else 0,
     )
     fingerprint = labels_fingerprint(data, teacher, model, plan, soft)
+    local = params.labels.scheduler == "local"
     made_with: dict[str, Any] = {
         "batch_size": params.labels.batch_size,
         "workers": params.labels.workers,
-        "threads": torch.get_num_threads(),
+        "threads": torch.get_num_threads() if local else Share.of(params.labels).threads,
         "versions": {name: version(name) for name in VERSIONS},
         "images": str(data.train.images_folder),
         "teacher": str(paths.teacher),
@@ -87,16 +91,20 @@ def precompute_labels(params: Params, paths: Paths, replace: bool) -> dict[str, 
         report = None if pending else clock.report()
         if report is None:
             # Rounding depends on what is in a batch: an unfinished store keeps its batches.
-            batches = [batches_of(shard, made_with["batch_size"]) for shard in pending]
-            loader: DataLoader[Any] = DataLoader(
-                view_dataset(data, plan),
-                batch_sampler=[batch for shard in batches for batch in shard],
-                num_workers=params.labels.workers,
-                collate_fn=pseudo_collate,
-            )
-            _run(writer, pending, teacher, soft, loader, clock)
+            size = made_with["batch_size"]
+            with _progress(writer, pending) as bar:
+                if local:
+                    dataset = view_dataset(data, plan)
+                    loader = _loader(dataset, pending, size, params.labels.workers)
+                    _run(ShardLabeller(teacher, soft, writer), pending, loader, clock, bar)
+                else:
+                    with labelled_shards(params.labels, paths, data, size, pending) as shards:
+                        clock.start()
+                        for views in shards:
+                            clock.add(views)
+                            bar.update(views)
             report = _report(LabelStore(paths.labels), len(plan), clock.seconds_per_view())
-            with _writing(paths.labels_report):
+            with writing(paths.labels_report):
                 report = clock.finish(report)
     return report
 
@@ -119,12 +127,13 @@ def _open_store(
         else:
             for line in differences(made_with, store.made_with):
                 _note(f"{line} in the store; its labels stay valid")
-            with _writing(path):
+            with writing(path):
                 # An unfinished store goes on with the shards that it was begun with.
                 writer = StoreWriter(path, store.layout)
+                writer.remove_left_overs()
                 _retract_damaged(store, writer)
             return writer, made_with | store.made_with
-    with _writing(path):
+    with writing(path):
         remove_store(path)
         return StoreWriter.create(path, layout, fingerprint, made_with), made_with
 
@@ -152,7 +161,7 @@ def _only_writer(path: Path) -> Iterator[None]:
     A lock of `lockf` belongs to this process alone: the loader's processes, which outlive a
     killed run by seconds, do not hold it.
     """
-    with _writing(path):
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = path.with_name(path.name + ".lock").open("a+")
     with lock:
@@ -164,23 +173,11 @@ def _only_writer(path: Path) -> Iterator[None]:
                 f"another process ({lock.read().strip()}) is writing the store {path}; "
                 "wait for it or stop it"
             ) from None
-        with _writing(path):
+        with writing(path):
             lock.truncate(0)
             lock.write(f"pid {os.getpid()} on {os.uname().nodename}")
             lock.flush()
         yield
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Turn what the disk refuses into a user's error."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"can't write {path}: {error.strerror or error}; finished shards stay: make room (or "
-            "mend the disk) and run `lad labels` again"
-        ) from None
 
 
 class _Clock:
@@ -198,11 +195,18 @@ class _Clock:
         before = _read_json(self._running, fingerprint) or {"views": 0, "seconds": 0.0}
         self.views, self.seconds = before["views"], before["seconds"]
 
-    def add(self, views: int, seconds: float) -> None:
-        """Count views that took some time."""
+    def start(self) -> None:
+        """Begin to measure."""
+        self._last = time.perf_counter()
+
+    def add(self, views: int) -> None:
+        """Count views, and the time since the last ones."""
+        now = time.perf_counter()
         self.views += views
-        self.seconds += seconds
-        self._write(self._running, {"views": self.views, "seconds": self.seconds})
+        self.seconds += now - self._last
+        self._last = now
+        with writing(self._running):
+            self._write(self._running, {"views": self.views, "seconds": self.seconds})
 
     def seconds_per_view(self) -> float | None:
         """None if no run has measured it."""
@@ -235,36 +239,39 @@ def _read_json(file: Path, fingerprint: str) -> dict[str, Any] | None:
         return None
 
 
-def _run(
-    writer: StoreWriter,
-    pending: list[Shard],
-    teacher: Teacher,
-    soft: SoftSettings | None,
-    loader: DataLoader[Any],
-    clock: _Clock,
-) -> None:
-    """Label the pending shards, whose batches come from the loader in their order."""
+def _loader(
+    dataset: ViewDataset, pending: list[Shard], batch_size: int, workers: int
+) -> DataLoader[Any]:
+    """The pending shards' batches, in their order."""
+    return DataLoader(
+        dataset,
+        batch_sampler=[batch for shard in pending for batch in batches_of(shard, batch_size)],
+        num_workers=workers,
+        collate_fn=pseudo_collate,
+    )
+
+
+def _progress(writer: StoreWriter, pending: list[Shard]) -> tqdm:
     total = len(writer.layout.table["row"])
     left = sum(len(shard.views) for shard in pending)
-    incoming = iter(loader)
-    started = time.perf_counter()
-    with tqdm(total=total, initial=total - left, desc="labels", unit="view", mininterval=2) as bar:
+    return tqdm(total=total, initial=total - left, desc="labels", unit="view", mininterval=2)
+
+
+def _run(
+    labeller: ShardLabeller,
+    pending: list[Shard],
+    loader: DataLoader[Any],
+    clock: _Clock,
+    bar: tqdm,
+) -> None:
+    """Label the pending shards, whose batches come from the loader in their order."""
+    batches = iter(loader)
+    clock.start()
+    with Background(AHEAD) as background:
         for shard in pending:
-            parts: list[dict[str, np.ndarray]] = []
-            fallbacks = done = 0
-            while done < len(shard.views):
-                rows, fell_back = label_batch(teacher, next(incoming), soft)
-                parts.append(rows)
-                fallbacks += fell_back
-                done += len(rows[ASSIGNED_GT])
-                bar.update(len(rows[ASSIGNED_GT]))
-            with _writing(writer.path):
-                # Before the shard counts as complete: every complete shard has been timed.
-                now = time.perf_counter()
-                clock.add(len(shard.views), now - started)
-                started = now
-                whole = {name: np.concatenate([rows[name] for rows in parts]) for name in rows}
-                writer.write(shard, whole, fallbacks)
+            # Before the shard counts as complete: every complete shard has been timed.
+            timed = partial(clock.add, len(shard.views))
+            labeller.label(shard, batches, background, bar.update, timed)
 
 
 def _report(

@@ -8,9 +8,10 @@ import pipeline.mmcv_ops  # noqa: F401
 
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,12 @@ from pipeline.dataset import DataInfo, SplitInfo, load_data_info
 from pipeline.detector import build_detector, load_model_config, preprocessing, without_downloads
 from pipeline.digits import write_digits
 from pipeline.errors import UserError
-from pipeline.labelling import label_batch, load_teacher, view_dataset
+from pipeline.labelling import load_teacher, view_dataset
+from pipeline.overlap import Background
 from pipeline.params import BUILT_IN_DATA, Labels, Params, Split
 from pipeline.paths import Paths
 from pipeline.quantise import SoftSettings
+from pipeline.shard_tasks import AHEAD, ShardLabeller
 from pipeline.store.schema import Shard, plan_store
 from pipeline.store.writer import StoreWriter
 from pipeline.teacher import Teacher
@@ -136,7 +139,7 @@ class BatchCost:
     Attributes:
         padded: (height, width) in pixels.
         views: how many.
-        seconds: to load, label and write them.
+        seconds: from the end of the batch before to its own, which overlaps with the next.
         sizes: bytes of their rows on disk by array.
     """
 
@@ -210,26 +213,32 @@ def _label(
     teacher: Teacher,
     writer: StoreWriter,
     shards: Sequence[Shard],
-    loader: Iterable[Any],
+    loader: DataLoader[Any],
     labels: Labels,
     seconds: float,
 ) -> list[BatchCost]:
-    soft = SoftSettings.of(labels)
+    labeller = ShardLabeller(teacher, SoftSettings.of(labels), writer)
     costs: list[BatchCost] = []
     began = before = time.perf_counter()
-    for shard, batch in zip(shards, tqdm(loader, desc="probe", unit="batch"), strict=True):
-        rows, _ = label_batch(teacher, batch, soft)
-        writer.write(shard, rows)
-        now = time.perf_counter()
+
+    def count(shard: Shard) -> None:
+        nonlocal before
         bucket = writer.layout.buckets[shard.bucket]
         sizes = {
             name: _row_bytes(writer.path / "buckets" / bucket.name / name, shard.number, labels)
-            for name in rows
+            for name in bucket.arrays(writer.layout.soft_classes)
         }
+        now = time.perf_counter()
         costs.append(BatchCost(bucket.padded, len(shard.views), now - before, sizes))
-        before = time.perf_counter()
-        if before - began > seconds:
-            break
+        before = now
+
+    batches = iter(loader)
+    with Background(AHEAD) as background:
+        for shard in tqdm(shards, desc="probe", unit="batch"):
+            labeller.label(shard, batches, background)
+            background.submit(partial(count, shard))
+            if time.perf_counter() - began > seconds:
+                break
     return costs
 
 

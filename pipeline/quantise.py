@@ -90,8 +90,9 @@ class Coding:
         edges = self.edges().to(probabilities.device)
         by_class = probabilities.mT.contiguous()
         codes = torch.bucketize(by_class, edges, right=True, out_int32=True).to(torch.uint8)
-        scale = tail_scale(probabilities, codes)
-        return codes, tail_mean(probabilities, codes, scale).half(), scale
+        tail, in_tail = _tail(by_class, codes)
+        scale = _scale(tail, in_tail)
+        return codes, _mean(tail, in_tail, scale).half(), scale
 
     def decode(self, codes: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
         """Probabilities (..., P, C) float32 from what `encode` returns."""
@@ -108,10 +109,7 @@ def tail_scale(probabilities: Tensor, codes: Tensor) -> Tensor:
         probabilities: (..., P, C).
         codes: (..., C, P), which say what is in the tail.
     """
-    tail, count = _tail(probabilities, codes)
-    usual = _ratio(tail.sum(-1), count.sum(-1), 0)
-    found, expected = tail.sum(-2), (count * usual[..., None]).sum(-2)
-    return _scale_code(_ratio(_by_run(found), _by_run(expected), 1))
+    return _scale(*_tail(probabilities.mT, codes))
 
 
 def tail_mean(probabilities: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
@@ -122,15 +120,24 @@ def tail_mean(probabilities: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
         codes: (..., C, P), which say what is in the tail.
         scale: (..., R) of `tail_scale`.
     """
-    tail, count = _tail(probabilities, codes)
-    spread = _spread(scale, codes.shape[-1]).double()
-    return _ratio(tail.sum(-1), (count * spread[..., None, :]).sum(-1), 0)
+    return _mean(*_tail(probabilities.mT, codes), scale)
 
 
-def _tail(probabilities: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+def _tail(by_class: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
     """What is in the tail, (..., C, P) float64, and where there is any."""
     in_tail = codes == TAIL
-    return torch.where(in_tail, probabilities.mT, 0).double(), in_tail.double()
+    return torch.where(in_tail, by_class, 0).double(), in_tail
+
+
+def _scale(tail: Tensor, in_tail: Tensor) -> Tensor:
+    usual = _ratio(tail.sum(-1), in_tail.sum(-1), 0)
+    expected = torch.where(in_tail, usual[..., None], 0).sum(-2)
+    return _scale_code(_ratio(_by_run(tail.sum(-2)), _by_run(expected), 1))
+
+
+def _mean(tail: Tensor, in_tail: Tensor, scale: Tensor) -> Tensor:
+    spread = _spread(scale, in_tail.shape[-1]).double()
+    return _ratio(tail.sum(-1), torch.where(in_tail, spread[..., None, :], 0).sum(-1), 0)
 
 
 def _ratio(numerator: Tensor, denominator: Tensor, otherwise: float) -> Tensor:

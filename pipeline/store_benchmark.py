@@ -36,7 +36,7 @@ from tqdm import tqdm
 from pipeline.coco import AnnotatedImage, Objects
 from pipeline.dataset import DataInfo, SplitInfo
 from pipeline.detector import build_detector
-from pipeline.labelling import label_batch, labels_fingerprint
+from pipeline.labelling import label_rows, labels_fingerprint, look
 from pipeline.params import Labels
 from pipeline.quantise import SoftSettings
 from pipeline.store.read_times import ReadTimes, time_reads
@@ -258,7 +258,8 @@ def _rows(
         }
     )
     image = torch.zeros(3, *SCALE[::-1], dtype=torch.uint8)
-    rows, _ = label_batch(teacher, {"inputs": [image], "data_samples": [sample]}, soft)
+    seen = look(teacher, {"inputs": [image], "data_samples": [sample]})
+    rows, _ = label_rows(teacher, seen, soft)
     return rows
 
 

@@ -15,6 +15,7 @@ from pipeline.dataset import load_data_info
 from pipeline.detector import build_detector, load_model_config, without_downloads
 from pipeline.params import Network, Params
 from pipeline.paths import Paths
+from pipeline.ranks import is_first
 from pipeline.training import train
 from pipeline.views import view_plan
 
@@ -66,8 +67,10 @@ def train_colearn(name: str, params: Params, paths: Paths) -> dict[str, Any]:
             "parameters": sum(p.numel() for p in build_detector(model).parameters()),
             "curves": _own_curves(cost["curves"], network.name),
         }
-        save_model(paths.model(record["name"]), model, own, record)
-    shutil.rmtree(run_folder)
+        if is_first():
+            save_model(paths.model(record["name"]), model, own, record)
+    if is_first():
+        shutil.rmtree(run_folder)
     return cost
 
 

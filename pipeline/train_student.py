@@ -22,6 +22,7 @@ from pipeline.methods import cached_model, online_model, student_labels
 from pipeline.params import Params
 from pipeline.paths import Paths
 from pipeline.priors import PriorGrid
+from pipeline.ranks import is_first
 from pipeline.store.fingerprint import digest, label_parts
 from pipeline.store.reader import LabelStore
 from pipeline.teacher import Teacher
@@ -75,8 +76,9 @@ def train_student(name: str, params: Params, paths: Paths) -> dict[str, Any]:
         "assigner": student.assigner,
         "config": student.config,
     } | cost
-    save_model(paths.model(name), model, state, record)
-    shutil.rmtree(paths.run(name))
+    if is_first():
+        save_model(paths.model(name), model, state, record)
+        shutil.rmtree(paths.run(name))
     return record
 
 

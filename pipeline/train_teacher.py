@@ -12,6 +12,7 @@ from pipeline.dataset import load_data_info
 from pipeline.detector import build_detector, load_model_config, without_downloads
 from pipeline.params import Params
 from pipeline.paths import Paths
+from pipeline.ranks import is_first
 from pipeline.training import train
 from pipeline.views import view_plan
 
@@ -44,6 +45,7 @@ def make_teacher(params: Params, paths: Paths) -> dict[str, Any]:
             run_folder=paths.run("teacher"),
         )
         record = {"name": "teacher", "method": "paa", "config": settings.config} | cost
-    save_model(paths.teacher, model, state, record)
-    shutil.rmtree(paths.run("teacher"), ignore_errors=True)
+    if is_first():
+        save_model(paths.teacher, model, state, record)
+        shutil.rmtree(paths.run("teacher"), ignore_errors=True)
     return record

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from mmengine.config import ConfigDict
 from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor
@@ -20,6 +21,7 @@ from tqdm import tqdm
 from pipeline.dataset import DataInfo
 from pipeline.errors import UserError
 from pipeline.params import Training
+from pipeline.ranks import is_first, join, part_of, wait_for_all
 from pipeline.replay import Attachments, view_pipeline
 from pipeline.views import ViewPlan
 
@@ -43,6 +45,7 @@ class ProgressHook(Hook):
             desc=self.name,
             unit="step",
             mininterval=2,
+            disable=not is_first(),
         )
 
     def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
@@ -70,6 +73,8 @@ def train(
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Train a detector on views of a data set; an interrupted training continues.
 
+    Under `torchrun` each process trains on its part of every batch (`pipeline.ranks`).
+
     Args:
         name: of the network, for the record.
         model: its mmdet config.
@@ -85,12 +90,15 @@ def train(
         The weights, and what the training cost: steps, seconds, curves.
 
     Raises:
-        UserError: mixed precision without a GPU.
+        UserError: mixed precision without a GPU, or a batch that processes can't share.
     """
     if training.amp and not torch.cuda.is_available():
         raise UserError("training.amp: mixed precision needs a GPU, and there is none here")
     labels = labels or Attachments()
+    processes = join()
+    batch_size = part_of(training.batch_size, processes)
     decides_result = {
+        "processes": processes,
         "code": _code_digest(),
         "model": model.to_dict(),
         "training": training.model_dump(exclude={"workers", "checkpoint_every"}),
@@ -100,14 +108,16 @@ def train(
         "images": data.train.images_digest,
         "inputs": inputs_digest,
     }
-    _start_or_continue(run_folder, decides_result)
+    if is_first():
+        _start_or_continue(run_folder, decides_result)
+    wait_for_all()
     runner = Runner(
         default_scope="mmdet",
         experiment_name=name,
         model=model,
         work_dir=str(run_folder),
         train_dataloader=dict(
-            batch_size=training.batch_size,
+            batch_size=batch_size,
             num_workers=training.workers,
             persistent_workers=training.workers > 0,
             sampler=dict(type="ViewSampler", seed=training.seed),
@@ -134,14 +144,17 @@ def train(
                 type="CheckpointHook", interval=training.checkpoint_every, max_keep_ckpts=2
             ),
         ),
-        custom_hooks=[dict(type="ProgressHook", name=name)],
+        custom_hooks=[dict(type="ProgressHook", name=name), dict(type="SyncBuffersHook")],
         randomness=dict(seed=training.seed),
         visualizer=dict(type="Visualizer", vis_backends=[]),
         log_level="ERROR",
         resume=True,
+        launcher="none" if processes == 1 else "pytorch",
+        cfg=dict(model_wrapper_cfg=_wrapper()),
     )
     runner.train()
-    state = {key: value.detach().cpu() for key, value in runner.model.state_dict().items()}
+    network = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    state = {key: value.detach().cpu() for key, value in network.state_dict().items()}
     return state, _record(runner, training)
 
 
@@ -162,6 +175,14 @@ def _start_or_continue(run_folder: Path, decides_result: dict[str, Any]) -> None
         shutil.rmtree(run_folder, ignore_errors=True)
         run_folder.mkdir(parents=True)
         mark.write_text(digest)
+
+
+def _wrapper() -> dict[str, Any]:
+    """The mmengine config of what has the processes of `torchrun` share gradients."""
+    wrapper: dict[str, Any] = dict(type="MMDistributedDataParallel", broadcast_buffers=False)
+    if not torch.cuda.is_available():
+        wrapper["device_ids"] = None
+    return wrapper
 
 
 def optim_wrapper(training: Training) -> dict[str, Any]:

@@ -33,6 +33,10 @@ COMMANDS = {
 }
 
 
+MANY_PROCESSES = ("teacher", "student", "colearn")
+"""The commands that `torchrun` may start several processes of."""
+
+
 class LazyGroup(click.Group):
     """Lists all commands, and imports the one that is called (mmdet alone takes seconds)."""
 
@@ -78,6 +82,22 @@ class LazyGroup(click.Group):
 def lad(ctx: click.Context, params_file: Path, out: Path) -> None:
     """One teacher, many students: Label Assignment Distillation from a label store."""
     ctx.obj = (params_file, out)
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        _under_torchrun(ctx.invoked_subcommand)
+
+
+def _under_torchrun(command: str | None) -> None:
+    """One process of several: the first one prints.
+
+    Raises:
+        UserError: the command is no training.
+    """
+    if command not in MANY_PROCESSES:
+        raise UserError(
+            f"torchrun is for `lad {'`, `lad '.join(MANY_PROCESSES)}`; run `lad {command}` without"
+        )
+    if os.environ["RANK"] != "0":
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
 
 
 def main() -> None:

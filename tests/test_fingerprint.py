@@ -13,6 +13,7 @@ from mmengine.config import Config
 
 import pipeline.labelling
 import pipeline.precompute
+import pipeline.shard_tasks
 from pipeline.errors import UserError
 from pipeline.labelling import load_teacher
 from pipeline.precompute import precompute_labels
@@ -282,7 +283,7 @@ def test_of_versions_two_numbers_count(
 def test_what_can_not_change_labels_is_shown_and_changes_nothing(
     project, monkeypatch, capsys
 ) -> None:
-    monkeypatch.setattr(pipeline.precompute, "label_batch", None)
+    monkeypatch.setattr(pipeline.shard_tasks, "look", None)
     before = files(project.paths.labels)
     project.change(labels={"batch_size": 3, "workers": 1, "shard_rows": 5})
     precompute_labels(project.params, project.paths, replace=True)

@@ -40,7 +40,18 @@ LAYERS = [
         "probe",
         "study_students",
     },
-    {"prepare", "training", "evaluation", "report", "precompute", "verification", "labelling"},
+    {
+        "prepare",
+        "training",
+        "evaluation",
+        "report",
+        "precompute",
+        "verification",
+        "labelling",
+        "shard_tasks",
+        "cluster",
+        "ranks",
+    },
     {"methods", "colearning"},
     {"online_students", "batched_paa"},
     {"soft_students", "online"},
@@ -82,7 +93,7 @@ LAYERS = [
         "results",
     },
     {"params_file"},
-    {"params", "paths", "errors"},
+    {"params", "paths", "errors", "overlap"},
 ]
 
 MMDET_MODULES = {
@@ -105,6 +116,9 @@ MMDET_MODULES = {
     "pipeline.evaluation",
     "pipeline.precompute",
     "pipeline.labelling",
+    "pipeline.shard_tasks",
+    "pipeline.ranks",
+    "pipeline.cluster",
     "pipeline.verification",
     "pipeline.checkpoint",
     "pipeline.detector",
@@ -267,7 +281,7 @@ def test_zarr_and_dask_stay_in_the_store():
     outside = {
         name
         for name in importers("zarr", "dask", "distributed")
-        if name != "pipeline.precompute" and not name.startswith("pipeline.store.")
+        if name != "pipeline.cluster" and not name.startswith("pipeline.store.")
     }
     assert not outside
 

@@ -19,6 +19,7 @@ import zarr
 from mmengine.logging import HistoryBuffer
 
 import pipeline.precompute
+import pipeline.shard_tasks
 from pipeline.coco import load_images, objects_digest
 from pipeline.dataset import load_data_info
 from pipeline.errors import UserError
@@ -82,7 +83,7 @@ def test_an_interrupted_pass_continues_without_repeating_work(
     project, labelled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.rmtree(project.paths.labels)
-    label_batch = pipeline.precompute.label_batch
+    look = pipeline.shard_tasks.look
     calls = 0
 
     def interrupted(*args):
@@ -90,9 +91,9 @@ def test_an_interrupted_pass_continues_without_repeating_work(
         calls += 1
         if calls == 9:
             raise KeyboardInterrupt
-        return label_batch(*args)
+        return look(*args)
 
-    monkeypatch.setattr(pipeline.precompute, "label_batch", interrupted)
+    monkeypatch.setattr(pipeline.shard_tasks, "look", interrupted)
     with pytest.raises(KeyboardInterrupt):
         precompute_labels(project.params, project.paths, replace=False)
     assert LabelStore(project.paths.labels).missing_shards() == 12 - 4
@@ -131,14 +132,14 @@ def test_a_damaged_shard_is_made_again_alone(
                 if f.is_file()) if array != "fallbacks" else (
                     project.paths.labels / "buckets" / name / "fallbacks/c/1")  # fmt: skip
     damage(file, "flip in a row" if array != "fallbacks" else "truncate")
-    label_batch = pipeline.precompute.label_batch
+    look = pipeline.shard_tasks.look
     calls: list[int] = []
 
     def counted(*args):
         calls.append(1)
-        return label_batch(*args)
+        return look(*args)
 
-    monkeypatch.setattr(pipeline.precompute, "label_batch", counted)
+    monkeypatch.setattr(pipeline.shard_tasks, "look", counted)
     precompute_labels(project.params, project.paths, replace=False)
     assert len(calls) == 2  # one shard of 8 views in batches of 4
     assert f"shard is made again: {array}" in capsys.readouterr().err
@@ -159,17 +160,17 @@ def test_what_killed_runs_leave_is_removed(project, labelled) -> None:
 def test_the_report_of_a_continued_pass_is_that_of_the_whole(project, monkeypatch) -> None:
     """Seconds count all runs; the batches are those that the store was begun with."""
     shutil.rmtree(project.paths.labels)
-    label_batch = pipeline.precompute.label_batch
+    label_rows = pipeline.shard_tasks.label_rows
     sizes: list[int] = []
 
-    def slow(teacher, batch, soft):
-        sizes.append(len(batch["inputs"]))
+    def slow(teacher, seen, soft):
+        sizes.append(len(seen.objects))
         if len(sizes) == 5:
             raise KeyboardInterrupt
         time.sleep(0.2)
-        return label_batch(teacher, batch, soft)[0], 3
+        return label_rows(teacher, seen, soft)[0], 3
 
-    monkeypatch.setattr(pipeline.precompute, "label_batch", slow)
+    monkeypatch.setattr(pipeline.shard_tasks, "label_rows", slow)
     with pytest.raises(KeyboardInterrupt):
         precompute_labels(project.params, project.paths, replace=False)
     monkeypatch.setattr(time, "sleep", lambda _: None)
@@ -222,7 +223,7 @@ def test_a_full_disk_is_one_message(project, labelled, monkeypatch, limit: int) 
 
 
 def test_a_finished_store_is_left_alone(project, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline.precompute, "label_batch", None)
+    monkeypatch.setattr(pipeline.shard_tasks, "look", None)
     report = precompute_labels(project.params, project.paths, replace=False)
     assert report == json.loads(project.paths.labels_report.read_text())
 

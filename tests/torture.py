@@ -36,6 +36,7 @@ import yaml
 import zarr
 
 import pipeline.precompute
+import pipeline.shard_tasks
 import pipeline.store.writer
 from pipeline.checkpoint import save_model
 from pipeline.coco import load_images
@@ -193,17 +194,17 @@ def label(
     params = project.params(min_iou)
     if forwards:
         log = forwards.open("a", buffering=1)
-        label_batch = pipeline.precompute.label_batch
+        look = pipeline.shard_tasks.look
         views = _views(paths)
 
-        def logged(teacher: Any, batch: Any, soft: Any) -> Any:
+        def logged(teacher: Any, batch: Any) -> Any:
             for sample in batch["data_samples"]:
                 meta = sample.metainfo
                 key = (meta["img_id"], meta["img_shape"][:2], meta["flip"])
                 log.write(f"{views[key]}\n")
-            return label_batch(teacher, batch, soft)
+            return look(teacher, batch)
 
-        pipeline.precompute.label_batch = logged
+        pipeline.shard_tasks.look = logged
     write, create = StoreWriter.write, StoreWriter.create.__func__
     remove = pipeline.precompute.remove_store
 

@@ -1,4 +1,4 @@
-"""Reading one row of a sharded Zarr v3 array: on a local disk one pread and one decode.
+"""Shards of Zarr v3 arrays: making one, and reading a row with one pread and one decode.
 
 Follows the sharding-indexed codec of the Zarr v3 specification for the arrays that the writer
 makes: chunks of one row, the index (offset, length per chunk, then its crc32c) at the file's end.
@@ -15,11 +15,31 @@ import numpy.typing as npt
 import zarr
 from numcodecs import Zstd
 
+COMPRESSION_LEVEL = 6
+"""Of zstd; 9 makes soft scores 3 % smaller and takes three times as long."""
 _ABSENT = (1 << 64) - 1
 
 
 class CorruptShardError(Exception):
     """A shard can't be read, or a row of it is not there."""
+
+
+def encode_shard(rows: npt.NDArray, shard_rows: int) -> bytes:
+    """The file of a shard, as zarr-python writes it, which takes three times as long.
+
+    Args:
+        rows: (n, ...), at most `shard_rows`.
+        shard_rows: rows in a shard.
+    """
+    zstd = Zstd(level=COMPRESSION_LEVEL, checksum=True)
+    little = np.ascontiguousarray(rows, rows.dtype.newbyteorder("<"))
+    chunks = [zstd.encode(row) for row in little]
+    index = np.full((shard_rows, 2), _ABSENT, "<u8")
+    lengths = np.array([len(chunk) for chunk in chunks], "<u8")
+    index[: len(rows), 0] = np.cumsum(lengths) - lengths
+    index[: len(rows), 1] = lengths
+    end = index.tobytes()
+    return b"".join([*chunks, end, google_crc32c.value(end).to_bytes(4, "little")])
 
 
 class ShardedRows:

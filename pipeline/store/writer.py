@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy.typing as npt
 import zarr
@@ -17,15 +18,21 @@ from zarr.codecs import BytesCodec, ZstdCodec
 
 from pipeline.store.fingerprint import Fingerprint, column_digests, digest, metadata_digests
 from pipeline.store.schema import FORMAT_VERSION, SHARD_NUMBERS, Shard, StoreLayout
-from pipeline.store.shard import CorruptShardError, read_number
+from pipeline.store.shard import (
+    COMPRESSION_LEVEL,
+    CorruptShardError,
+    encode_shard,
+    read_number,
+)
 
-COMPRESSION = ZstdCodec(level=9, checksum=True)
+COMPRESSION = ZstdCodec(level=COMPRESSION_LEVEL, checksum=True)
 
 
 class StoreWriter:
     """Fills a store; a shard counts only once its completion flag is set, which comes last.
 
-    One writer owns the whole store at a time. Shards may be written in any order and again.
+    Shards may be written in any order and again, and several writers may share a store if each
+    shard has one.
     """
 
     def __init__(self, path: Path, layout: StoreLayout) -> None:
@@ -33,9 +40,6 @@ class StoreWriter:
         self.path = path
         self.layout = layout
         self.group = zarr.open_group(path, mode="r+")
-        # What zarr was writing when a run was killed.
-        for left_over in path.rglob("*.partial"):
-            left_over.unlink()
 
     @classmethod
     def create(
@@ -101,15 +105,21 @@ class StoreWriter:
         _sync(path.parent)
         return cls(path, layout)
 
+    def remove_left_overs(self) -> None:
+        """Remove what was being written when a run was killed; nobody else may be writing."""
+        for left_over in self.path.rglob("*.partial"):
+            left_over.unlink()
+
+    def is_complete(self, shard: Shard) -> bool:
+        """Whether a shard was written; a flag that can't be read is not set."""
+        try:
+            return read_number(self._folder(shard, "complete"), shard.number, "uint8") == 1
+        except CorruptShardError:
+            return False
+
     def pending(self) -> Iterator[Shard]:
-        """The shards that are not complete; a flag that can't be read is not set."""
-        for shard in self.layout.shards():
-            try:
-                flag = read_number(self._folder(shard, "complete"), shard.number, "uint8")
-            except CorruptShardError:
-                flag = 0
-            if flag != 1:
-                yield shard
+        """The shards that are not complete."""
+        return (shard for shard in self.layout.shards() if not self.is_complete(shard))
 
     def write(self, shard: Shard, rows: dict[str, npt.NDArray], fallbacks: int = 0) -> None:
         """Write a shard, wait until it is on the disk, and flag it complete.
@@ -125,19 +135,20 @@ class StoreWriter:
         bucket = self.layout.buckets[shard.bucket]
         expected = bucket.arrays(self.layout.soft_classes)
         assert rows.keys() == expected.keys(), (rows.keys(), expected.keys())
-        start = shard.number * self.layout.shard_rows
-        with zarr.config.set({"array.write_empty_chunks": True}):
-            for name, values in rows.items():
-                assert values.shape == (len(shard.views), *expected[name].row), name
-                folder = self._folder(shard, name)
-                places = [str(shard.number), *["0"] * len(expected[name].row)]
-                file = folder.joinpath("c", *places)
-                # zarr reads the shard that is there before it writes; a torn one would raise.
-                file.unlink(missing_ok=True)
-                self._array(shard, name)[start : start + len(values)] = values
-                # The folders between the array's and the file may be new.
-                for written in (file, *file.parents[: len(places) + 1]):
-                    _sync(written)
+        for name, values in rows.items():
+            assert values.shape == (len(shard.views), *expected[name].row), name
+            values = values.astype(expected[name].dtype, copy=False)
+            places = [str(shard.number), *["0"] * len(expected[name].row)]
+            file = self._folder(shard, name).joinpath("c", *places)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            # A shard that is written a second time is never seen half.
+            building = file.with_name(f"{file.name}.{uuid4().hex}.partial")
+            building.write_bytes(encode_shard(values, self.layout.shard_rows))
+            _sync(building)
+            building.replace(file)
+            # The folders between the array's and the file may be new.
+            for folder in file.parents[: len(places) + 1]:
+                _sync(folder)
         self._set(shard, "fallbacks", fallbacks)
         self._set(shard, "complete", 1)
 

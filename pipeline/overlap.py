@@ -1,0 +1,52 @@
+"""Work that goes on in the background, in order, while the caller prepares the next piece."""
+
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+
+
+class Background:
+    """One thread that does pieces of work in the order in which they came.
+
+    Leaving its `with` block waits for all of them. An error of a piece comes out of the next
+    `submit`, or out of the block; the pieces after it are not done.
+
+    Args:
+        ahead: pieces that may wait; with more, `submit` blocks, so that memory is bounded.
+    """
+
+    def __init__(self, ahead: int) -> None:
+        self.ahead = ahead
+        self._thread = ThreadPoolExecutor(1, "background")
+        self._waiting: deque[Future[None]] = deque()
+        self._failed = False
+
+    def submit(self, work: Callable[[], object]) -> None:
+        """Have `work` done after what was submitted before."""
+        self._waiting.append(self._thread.submit(self._do, work))
+        while self._waiting and (len(self._waiting) > self.ahead + 1 or self._waiting[0].done()):
+            self._waiting.popleft().result()
+
+    def _do(self, work: Callable[[], object]) -> None:
+        if self._failed:
+            return
+        try:
+            work()
+        except BaseException:
+            self._failed = True
+            raise
+
+    def __enter__(self) -> "Background":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._thread.shutdown()
+        if error is None:
+            for done in self._waiting:
+                done.result()
