@@ -9,7 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from pipeline.benchmark import machine
+from pipeline.machine import machine
 from pipeline.params import Params
 from pipeline.paths import Paths
 from pipeline.probe import (

@@ -62,7 +62,7 @@ class Project:
 
     @property
     def params(self):
-        from pipeline.params import load_params
+        from pipeline.params_file import load_params
 
         return load_params(self.folder / "params.yaml")
 
