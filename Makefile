@@ -39,7 +39,7 @@ torture: setup
 	python -m tests.torture kills --count 50
 	python -m tests.torture flips --count 500
 
-# The student's steps need the demo's teacher and labels, which are made where they are missing.
+# About 10 minutes. Some parts need the demo's teacher and labels, which are made where missing.
 bench: setup
 	dvc repro labels
 	lad bench

@@ -28,7 +28,7 @@ from pipeline.params import Params
 from pipeline.paths import Paths
 from pipeline.priors import PriorGrid
 from pipeline.quantise import Coding, SoftSettings
-from pipeline.store_benchmark import DIVISOR, SCALE, RandomTeacher, random_images
+from pipeline.random_teacher import DIVISOR, SCALE, RandomTeacher, random_images
 from pipeline.study_students import CLASS_LOSS, Course, SoftBatch, head_outputs, soft_loss
 from pipeline.teacher import Beliefs
 from pipeline.trial_codings import Arrays, BoxTrial, Trial, box_trials, chunk, trials, unchunk

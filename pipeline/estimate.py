@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.benchmark import machine
+from pipeline.machine import machine
 from pipeline.params import Params
 from pipeline.paths import Paths
 from pipeline.probe import (

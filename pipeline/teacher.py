@@ -7,6 +7,7 @@ import pipeline.mmcv_ops  # noqa: F401
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -123,18 +124,17 @@ def candidate_costs(head: PAAHead, outputs: Outputs, candidates: Candidates) -> 
     Returns:
         (N,).
     """
-    labels = candidates.labels
-    (costs,) = head.get_pos_loss(
-        [candidates.anchors],
-        outputs.scores[candidates.image, candidates.prior],
-        outputs.deltas[candidates.image, candidates.prior],
-        labels,
-        torch.ones_like(labels, dtype=outputs.scores.dtype),
-        candidates.boxes,
-        torch.ones_like(candidates.boxes),
-        torch.arange(len(labels), device=labels.device),
+    places = candidates.image * outputs.scores.shape[1] + candidates.prior
+    scores, deltas = (
+        part.flatten(0, 1).index_select(0, places) for part in (outputs.scores, outputs.deltas)
     )
-    return costs
+    if not len(places):
+        return scores.new_zeros(0)
+    # What `PAAHead.get_pos_loss` computes, without its copies.
+    of_class = head.loss_cls(scores, candidates.labels, reduction_override="none").sum(1)
+    decoded = head.bbox_coder.decode(candidates.anchors, deltas)
+    of_box: Tensor = head.loss_bbox(decoded, candidates.boxes, reduction_override="none")
+    return of_box + of_class
 
 
 class Teacher:
@@ -151,6 +151,7 @@ class Teacher:
         self.detector = detector.eval()
         self.head = detector.bbox_head
         self.grid = prior_grid(self.head)
+        self._grid: tuple[Any, Tensor, Tensor] | None = None
         check_rule(self.head, "the teacher")
 
     @property
@@ -179,8 +180,7 @@ class Teacher:
         """
         device = outputs.scores.device
         boxes, labels, present = (part.to(device) for part in _pad(objects))
-        priors = self.grid.boxes(padded, device)
-        levels = self.grid.levels(padded, device)
+        priors, levels = self._priors_of(padded, device)
         candidates = list_candidates(priors, levels, boxes, labels, present)
         positives = select_positives(
             candidate_costs(self.head, outputs, candidates),
@@ -223,14 +223,14 @@ class Teacher:
             min_iou: as in `believe`.
         """
         device = outputs.scores.device
-        priors = self.grid.boxes(padded, device)
+        priors, levels = self._priors_of(padded, device)
         decoded = self.head.bbox_coder.decode(
             priors.repeat(len(boxes), 1), outputs.deltas.flatten(0, 1)
         ).view_as(outputs.deltas)
         overlap = best_overlap(decoded, boxes, present)
         kept = overlap > min_iou
         centres = (priors[:, :2] + priors[:, 2:]) / 2
-        strides = torch.tensor(self.grid.strides, device=device)[self.grid.levels(padded, device)]
+        strides = torch.tensor(self.grid.strides, device=device)[levels]
         sides = torch.cat([centres - decoded[..., :2], decoded[..., 2:] - centres], -1)
         return Beliefs(
             probabilities=outputs.scores.sigmoid(),
@@ -238,6 +238,13 @@ class Teacher:
             boxes=sides / strides[:, None] * kept[..., None],
             iou=outputs.iou.sigmoid() * kept,
         )
+
+    def _priors_of(self, padded: Shape, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Priors (P, 4) and their levels (P,); kept, as views of a bucket follow each other."""
+        key = tuple(padded), device
+        if self._grid is None or self._grid[0] != key:
+            self._grid = key, self.grid.boxes(padded, device), self.grid.levels(padded, device)
+        return self._grid[1:]
 
 
 def _pad(objects: Sequence[Objects]) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""`lad bench`: what reads of a store and steps of a student cost."""
+"""`lad bench`: what everything costs, against the alternatives."""
 
 import json
 from pathlib import Path
@@ -6,64 +6,50 @@ from typing import Any
 
 import click
 
-from pipeline.benchmark import StepTimes, machine, time_steps
-from pipeline.errors import UserError
-from pipeline.params import Labels, Params
+from pipeline.bench.measure import table
+from pipeline.bench.suite import PARTS, QUICK, Bench, Effort, run_parts
+from pipeline.machine import machine
 from pipeline.params_file import load_params
 from pipeline.paths import Paths
-from pipeline.store_benchmark import describe, measure_store
 
 
 @click.command("bench")
+@click.option("--only", multiple=True, type=click.Choice(list(PARTS)), help="A part; repeatable.")
 @click.option("--student", help="A student with cached labels.  [the first one]")
-@click.option("--repeats", default=30, show_default=True, help="Steps per way.")
-@click.option("--views", default=128, show_default=True, help="Views of the random store.")
-@click.option("--reads", default=300, show_default=True, help="Reads per way, three times.")
+@click.option("--large", is_flag=True, help="Large networks with random weights, too.")
+@click.option("--quick", is_flag=True, help="Only whether it runs; the figures mean nothing.")
 @click.pass_obj
 def command(
-    obj: tuple[Path, Path], student: str | None, repeats: int, views: int, reads: int
+    obj: tuple[Path, Path], only: tuple[str, ...], student: str | None, large: bool, quick: bool
 ) -> None:
-    """Time reads of a store like COCO's; and where labels are, steps of a student.
+    """Measure what each part costs, as ratios to the alternatives, and check them against bars.
 
-    Reads go through LabelStore and zarr-python. Steps have cached, online and constant labels,
-    alternating in one run.
+    Parts that need the project's teacher or labels are skipped where there are none.
     """
     params_file, out = obj
-    params = load_params(params_file) if params_file.is_file() else None
-    figures = measure_store(params.labels if params else Labels(), views, reads)
-    click.echo(f"\n{machine()}\n{describe(figures)}")
-    record: dict[str, Any] = {"machine": machine(), "store": figures.plain()}
-    if params and (student or Paths(out).labels.exists()):
-        name = student or _first_cached(params)
-        times = time_steps(name, params, Paths(out), repeats)
-        _print_steps(name, times, repeats)
-        record["seconds"] = times.seconds
-    else:
-        click.echo(f"no steps of a student: there is no label store {Paths(out).labels} yet")
-    out.mkdir(parents=True, exist_ok=True)
-    file = out / "bench.json"
-    file.write_text(json.dumps(record, indent=1))
-    click.echo(f"wrote {file}")
-
-
-def _print_steps(name: str, times: StepTimes, repeats: int) -> None:
-    cached = times.median("cached lad")
-    click.echo(f"student {name}, medians of {repeats} steps\n")
-    click.echo("| labels | s/step | cached lad is |\n|---|---|---|")
-    for way in times.seconds:
-        median = times.median(way)
-        click.echo(f"| {way} | {median:.4f} | {cached / median:.3f} of it |")
-    if "cached solad" in times.seconds:
-        ratio = times.median("cached solad") / times.median("constant solad")
-        click.echo(f"\ncached solad is {ratio:.3f} of constant solad")
-    click.echo(
-        f"\nloading a view {times.load_seconds * 1e3:.2f} ms, "
-        f"its labels {times.attach_seconds * 1e3:.2f} ms more"
+    bench = Bench(
+        params=load_params(params_file) if params_file.is_file() else None,
+        paths=Paths(out),
+        effort=QUICK if quick else Effort(),
+        student=student,
+        large=large,
     )
-
-
-def _first_cached(params: Params) -> str:
-    names = [name for name, student in params.students.items() if student.method == "lad"]
-    if not names:
-        raise UserError("no student in params.yaml has the method lad; add one")
-    return names[0]
+    about = machine()
+    record: dict[str, Any] = {"machine": about, "quick": quick, "parts": []}
+    text = ", ".join(f"{name} {value}" for name, value in about.items()) + "\n"
+    click.echo(text)
+    out.mkdir(parents=True, exist_ok=True)
+    for part, figures in run_parts(bench, only):
+        rows = [row.plain() for row in figures.rows]
+        record["parts"].append(
+            {"part": part, "note": figures.note, "rows": rows, "details": figures.details}
+        )
+        section = f"\n## {part}\n\n{figures.note}\n"
+        if figures.rows:
+            section += f"\n{table(figures.rows)}"
+        click.echo(section)
+        text += section
+        # After each part: an interrupted run keeps what it has found.
+        (out / "bench.json").write_text(json.dumps(record, indent=1))
+        (out / "bench.md").write_text(text)
+    click.echo(f"wrote {out / 'bench.json'} and {out / 'bench.md'}")

@@ -29,7 +29,7 @@ COMMANDS = {
     "evaluate": "Measure one detector on the validation images.",
     "compare": "Put all students in a table, with curves.",
     "study": "Compare codings of the teacher's soft scores.",
-    "bench": "Time reads of a store like COCO's, and steps of a student.",
+    "bench": "Measure what each part costs, against the alternatives.",
 }
 
 

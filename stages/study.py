@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from pipeline.benchmark import machine
 from pipeline.coding_study import Result, study_codings
 from pipeline.errors import UserError
+from pipeline.machine import machine
 from pipeline.params import Scores
 from pipeline.params_file import load_params
 from pipeline.paths import Paths

@@ -47,56 +47,75 @@ def fit_mixtures(costs: Tensor, valid: Tensor) -> Mixtures:
     low = x.masked_fill(~valid, math.inf).amin(1)
     high = x.masked_fill(~valid, -math.inf).amax(1)
     x = torch.where(valid, x, low[:, None])
-    weight = valid.double()
-    means = torch.stack([low, high], 1)
-    scales = torch.ones_like(means)
-    log_weights = torch.full_like(means, math.log(0.5))
-    previous = torch.full_like(low, -math.inf)
-    active = torch.arange(len(x), device=x.device)
+    means = torch.stack([low, high])
+    half = torch.full_like(means, math.log(0.5))
+    fitted = torch.stack([means, torch.ones_like(means), half])
 
     # Converged rows leave the iteration, so the work is that of the fits still running.
-    x_a, weight_a, previous_a = x, weight, previous
-    means_a, scales_a, log_weights_a = means, scales, log_weights
+    rows = torch.arange(len(x), device=x.device)
+    data, found = torch.stack([x, valid.double()]), fitted.clone()
+    previous = torch.full_like(low, -math.inf)
     for _ in range(MAX_ITERATIONS):
-        if not len(active):
+        if not len(rows):
             break
-        joint = _log_joint(x_a, means_a, scales_a, log_weights_a)
-        norm = joint.logsumexp(2)
-        count = weight_a.sum(1)
-        bound = (norm * weight_a).sum(1) / count
-        means_a, scales_a, log_weights_a = _maximise(
-            x_a, (joint - norm[..., None]).exp() * weight_a[..., None]
-        )
-        means[active], scales[active], log_weights[active] = means_a, scales_a, log_weights_a
-        running = ~((bound - previous_a).abs() < TOLERANCE)
-        active = active[running]
-        x_a, weight_a, previous_a = x_a[running], weight_a[running], bound[running]
-        means_a, scales_a = means_a[running], scales_a[running]
-        log_weights_a = log_weights_a[running]
+        bound, found = _step(data[0], data[1], found)
+        running = (~((bound - previous).abs() < TOLERANCE)).nonzero()[:, 0]
+        previous = bound
+        if len(running) < len(rows):
+            fitted[..., rows] = found
+            rows, previous = rows[running], previous[running]
+            data, found = data[:, running], found[..., running]
+    fitted[..., rows] = found
 
-    joint = _log_joint(x, means, scales, log_weights)
+    joint = _log_joint(x, fitted)
+    means, scales, _ = fitted
     return Mixtures(
-        first=(joint[..., 0] >= joint[..., 1]) & valid,
-        log_density=joint.logsumexp(2),
-        means=means,
-        variances=scales.pow(-2),
+        first=(joint[0] >= joint[1]) & valid,
+        log_density=_log_density(joint),
+        means=means.T,
+        variances=scales.T.pow(-2),
     )
 
 
-def _log_joint(x: Tensor, means: Tensor, scales: Tensor, log_weights: Tensor) -> Tensor:
-    """Log of weight times density, (N, K, 2); `scales` are inverse standard deviations."""
-    distance = (x[..., None] - means[:, None]) * scales[:, None]
-    return (
-        -0.5 * (math.log(2 * math.pi) + distance.square())
-        + scales.log()[:, None]
-        + log_weights[:, None]
-    )
+def _log_joint(x: Tensor, parameters: Tensor) -> Tensor:
+    """Log of weight times density, (2, N, K).
+
+    Args:
+        x: (N, K).
+        parameters: (3, 2, N) means, inverse standard deviations and log weights.
+    """
+    means, scales, log_weights = parameters
+    distance = (x - means[..., None]).mul_(scales[..., None])
+    exponent = distance.square_().add_(math.log(2 * math.pi)).mul_(-0.5)
+    return exponent.add_(scales.log()[..., None]).add_(log_weights[..., None])
 
 
-def _maximise(x: Tensor, members: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The M-step: means, inverse standard deviations and log weights, each (N, 2)."""
-    total = members.sum(1) + _EMPTY
-    means = (members * x[..., None]).sum(1) / total
-    variance = (members * (x[..., None] - means[:, None]).square()).sum(1) / total
-    weights = total / total.sum(1, keepdim=True)
-    return means, (variance + REGULARISATION).rsqrt(), weights.log()
+def _log_density(joint: Tensor) -> Tensor:
+    """Log of the mixture's density (N, K), from what `_log_joint` gives.
+
+    Not by `torch.logaddexp`: its rounding depends on where in a batch a number stands.
+    """
+    first, second = joint
+    return (first - second).abs_().neg_().exp_().log1p_().add_(torch.maximum(first, second))
+
+
+def _step(x: Tensor, weight: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+    """One step of EM.
+
+    Args:
+        x: (N, K).
+        weight: (N, K) 1 for a cost and 0 for an empty place.
+        parameters: as in `_log_joint`.
+
+    Returns:
+        The mean log-likelihood before the step (N,), and the parameters after it.
+    """
+    joint = _log_joint(x, parameters)
+    norm = _log_density(joint)
+    bound = (norm * weight).sum(1) / weight.sum(1)
+    members = joint.sub_(norm).exp_().mul_(weight)
+    total = members.sum(2) + _EMPTY
+    means = (members * x).sum(2) / total
+    variance = (x - means[..., None]).square_().mul_(members).sum(2) / total
+    scales = (variance + REGULARISATION).rsqrt_()
+    return bound, torch.stack([means, scales, (total / total.sum(0)).log_()])

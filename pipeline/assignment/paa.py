@@ -32,13 +32,15 @@ def overlaps(boxes: Tensor, priors: Tensor) -> Tensor:
     Returns:
         (B, M, P).
     """
-    boxes = boxes[:, :, None]
-    width = torch.minimum(boxes[..., 2], priors[:, 2]) - torch.maximum(boxes[..., 0], priors[:, 0])
-    height = torch.minimum(boxes[..., 3], priors[:, 3]) - torch.maximum(boxes[..., 1], priors[:, 1])
+    left, top, right, bottom = boxes[:, :, None].unbind(-1)
+    # As columns: a stride between the numbers of a coordinate makes each operation slower.
+    prior_left, prior_top, prior_right, prior_bottom = priors.T.contiguous()
+    width = torch.minimum(right, prior_right).sub_(torch.maximum(left, prior_left))
+    height = torch.minimum(bottom, prior_bottom).sub_(torch.maximum(top, prior_top))
     shared = width.clamp_(min=0).mul_(height.clamp_(min=0))
-    box_areas = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
-    prior_areas = (priors[:, 2] - priors[:, 0]) * (priors[:, 3] - priors[:, 1])
-    return shared.div_((box_areas + prior_areas - shared).clamp_(min=1e-6))
+    box_areas = (right - left) * (bottom - top)
+    prior_areas = (prior_right - prior_left) * (prior_bottom - prior_top)
+    return shared.div_((box_areas + prior_areas).sub_(shared).clamp_(min=1e-6))
 
 
 def best_overlap(predicted: Tensor, boxes: Tensor, present: Tensor) -> Tensor:
@@ -82,12 +84,15 @@ def find_candidates(
         return torch.full((len(boxes), len(priors)), BACKGROUND, device=priors.device)
     possible = present[..., None] if inside is None else present[..., None] & inside[:, None]
     iou = overlaps(boxes, priors).masked_fill_(~possible, -1)
-    most, nearest = iou.max(1)
-    candidate = torch.where(most >= POSITIVE_IOU, nearest, BACKGROUND)
-    wanted = (iou == iou.amax(2, keepdim=True)) & possible
-    position = torch.arange(1, boxes.shape[1] + 1, device=boxes.device, dtype=torch.int32)
-    taker = (wanted * position[:, None]).amax(1).long() - 1
-    return torch.where(taker >= 0, taker, candidate)
+    image, prior = (iou.amax(1) >= POSITIVE_IOU).nonzero(as_tuple=True)
+    candidate = torch.full((len(boxes), len(priors)), BACKGROUND, device=priors.device)
+    candidate[image, prior] = iou[image, :, prior].argmax(1)
+    best = iou.amax(2, keepdim=True)
+    # What is not there, or has no prior, wants none.
+    image, wanting, prior = (iou == best.masked_fill(best < 0, torch.inf)).nonzero(as_tuple=True)
+    taker = torch.full_like(candidate, BACKGROUND).flatten()
+    taker.scatter_reduce_(0, image * len(priors) + prior, wanting, "amax")
+    return torch.where(taker >= 0, taker, candidate.flatten()).view_as(candidate)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A store of COCO's size without COCO: random objects and a random teacher, shaped like real ones.
+"""COCO's sizes without COCO: random objects and a random teacher, shaped like real ones.
 
 The teacher's outputs are drawn; all that follows (costs, assignment, coding, writing) is the code
 of the teacher pass. What the outputs look like was read off trained teachers, of the digit scenes
@@ -19,16 +19,15 @@ log2 of object size over prior size, and the offset of centres in half-sides of 
 
 import pipeline.mmcv_ops  # noqa: F401
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from mmdet.structures import DetDataSample
 from mmengine.config import ConfigDict
+from mmengine.structures import InstanceData
 from torch import Tensor
 from torch.nn.functional import interpolate
 from tqdm import tqdm
@@ -39,12 +38,10 @@ from pipeline.detector import build_detector
 from pipeline.labelling import label_rows, labels_fingerprint, look
 from pipeline.params import Labels
 from pipeline.quantise import SoftSettings
-from pipeline.store.read_times import ReadTimes, time_reads
-from pipeline.store.schema import ASSIGNED_GT, plan_store
-from pipeline.store.summary import summarise
+from pipeline.store.schema import plan_store
 from pipeline.store.writer import StoreWriter
 from pipeline.teacher import Outputs, Teacher
-from pipeline.views import FixedPlan, View
+from pipeline.views import FixedPlan, Shape, View, padded_shape
 
 SCALE = (1333, 800)
 CLASSES = 80
@@ -57,7 +54,7 @@ BACKGROUND = 9e-4
 FIELD_NODES = (7, 11)
 """Rows and columns of a smooth field's nodes."""
 
-_MODEL = ConfigDict(
+MODEL = ConfigDict(
     type="PAA",
     data_preprocessor=dict(
         type="DetDataPreprocessor",
@@ -114,7 +111,7 @@ class RandomTeacher(Teacher):
     """
 
     def __init__(self, seed: int) -> None:
-        super().__init__(build_detector(_MODEL))
+        super().__init__(build_detector(MODEL))
         self.random = torch.Generator().manual_seed(seed)
         self.objects: Objects
 
@@ -186,6 +183,50 @@ class RandomTeacher(Teacher):
                 scores[:, name] = torch.logaddexp(scores[:, name], logit)
 
 
+@dataclass(frozen=True, eq=False)
+class DrawnView:
+    """A view of which only the objects and what a teacher says are known.
+
+    Attributes:
+        levels: of each level class logits (1, C, H, W), encoded boxes (1, 4, H, W) and logits of
+            the IoU branch (1, 1, H, W), as three lists: what a head returns.
+        objects: of the view.
+        sample: the same objects, as mmdet's preprocessor leaves a view's sample.
+        padded: (height, width) in pixels.
+    """
+
+    levels: tuple[list[Tensor], list[Tensor], list[Tensor]]
+    objects: Objects
+    sample: DetDataSample
+    padded: Shape
+
+
+def draw_view(teacher: RandomTeacher, objects: Objects, size: tuple[int, int]) -> DrawnView:
+    """What the teacher says of a view of (width, height) pixels with these objects."""
+    teacher.objects = objects
+    shape = size[::-1]
+    padded = padded_shape(shape, DIVISOR)
+    outputs = teacher.forward(torch.empty(1, 3, *padded))
+    shapes = teacher.grid.level_shapes(padded)
+    scores, deltas, iou = (
+        [
+            level.mT.unflatten(2, place).contiguous()
+            for level, place in zip(
+                values.split(teacher.grid.level_sizes(padded), 1), shapes, strict=True
+            )
+        ]
+        for values in (outputs.scores, outputs.deltas, outputs.iou[..., None])
+    )
+    sample = DetDataSample(
+        metainfo={"img_shape": shape, "pad_shape": padded, "batch_input_shape": padded}
+    )
+    sample.gt_instances = InstanceData(
+        bboxes=torch.from_numpy(objects.boxes).float(), labels=torch.from_numpy(objects.labels)
+    )
+    sample.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0).long())
+    return DrawnView((scores, deltas, iou), objects, sample, padded)
+
+
 def random_images(count: int, seed: int) -> list[AnnotatedImage]:
     """Images of the size `SCALE` with objects like COCO's; see the module."""
     rng = np.random.default_rng(seed)
@@ -193,17 +234,24 @@ def random_images(count: int, seed: int) -> list[AnnotatedImage]:
     quantiles = rng.permutation((np.arange(count) + 0.5) / count)
     objects = np.ceil(np.log1p(-quantiles) / np.log1p(-1 / OBJECTS_PER_IMAGE)).astype(int)
     return [
-        AnnotatedImage(number + 1, f"{number + 1}.jpg", *SCALE, _random_objects(rng, int(amount)))
+        AnnotatedImage(number + 1, f"{number + 1}.jpg", *SCALE, random_objects(rng, int(amount)))
         for number, amount in enumerate(objects)
     ]
 
 
-def _random_objects(rng: np.random.Generator, count: int) -> Objects:
-    image = np.array(SCALE, np.float64)
+def random_objects(rng: np.random.Generator, count: int, size: tuple[int, int] = SCALE) -> Objects:
+    """Objects like COCO's.
+
+    Args:
+        rng: draws them.
+        count: how many.
+        size: (width, height) of their image.
+    """
+    image = np.array(size, np.float64)
     median, sigma = OBJECT_SIZE
-    size = median * np.exp(sigma * rng.standard_normal(count)) * np.sqrt(image.prod())
+    side = median * np.exp(sigma * rng.standard_normal(count)) * np.sqrt(image.prod())
     aspect = np.exp(0.25 * rng.standard_normal(count))
-    sides = np.stack([size * aspect, size / aspect], 1).clip(8, image * 0.98)
+    sides = np.stack([side * aspect, side / aspect], 1).clip(8, image * 0.98)
     corner = rng.random((count, 2)) * (image - sides)
     frequency = 1 / np.arange(1, CLASSES + 1)
     return Objects(
@@ -231,7 +279,7 @@ def write_random_store(path: Path, views: int, labels: Labels, seed: int = 0) ->
     )
     nothing = SplitInfo(Path("random"), Path("random"), "", "")
     data = DataInfo(tuple(f"class {number}" for number in range(CLASSES)), nothing, nothing)
-    writer = StoreWriter.create(path, layout, labels_fingerprint(data, teacher, _MODEL, plan, soft))
+    writer = StoreWriter.create(path, layout, labels_fingerprint(data, teacher, MODEL, plan, soft))
     with tqdm(total=views, desc="random store", unit="view") as bar:
         for shard in layout.shards():
             parts = []
@@ -261,75 +309,3 @@ def _rows(
     seen = look(teacher, {"inputs": [image], "data_samples": [sample]})
     rows, _ = label_rows(teacher, seen, soft)
     return rows
-
-
-@dataclass(frozen=True)
-class StoreFigures:
-    """What a random store takes and how fast it is read.
-
-    Attributes:
-        labels: the settings of its coding.
-        views: how many it holds.
-        bytes_per_view: by array, indexes of shards included.
-        times: of reads.
-    """
-
-    labels: Labels
-    views: int
-    bytes_per_view: dict[str, float]
-    times: ReadTimes
-
-    @property
-    def soft_bytes(self) -> float:
-        """Bytes a view of all soft scores."""
-        return sum(self.bytes_per_view.values()) - self.bytes_per_view[ASSIGNED_GT]
-
-    def plain(self) -> dict[str, Any]:
-        """For JSON."""
-        return {
-            "views": self.views,
-            "coding": {"min_iou": self.labels.min_iou} | self.labels.scores.model_dump(),
-            "bytes_per_view": self.bytes_per_view,
-            "median_ms": {"LabelStore": self.times.reads, "zarr-python": self.times.zarr},
-            "decode_ms": self.times.decode,
-        }
-
-
-def measure_store(labels: Labels, views: int, reads: int) -> StoreFigures:
-    """Write a random store into a temporary folder, read views of it, and throw it away.
-
-    Args:
-        labels: the settings of the coding, and the rows of a shard; soft scores are always there.
-        views: of the store.
-        reads: as in `time_reads`.
-    """
-    labels = labels.model_copy(update={"soft": True})
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "random.zarr"
-        write_random_store(path, views, labels)
-        sizes = summarise(path).sizes
-        times = time_reads(path, reads)
-    return StoreFigures(
-        labels, views, {name: size.stored / views for name, size in sizes.items()}, times
-    )
-
-
-def describe(figures: StoreFigures) -> str:
-    """The figures as text."""
-    times = figures.times
-    lines = [
-        f"store of {figures.views} random views like COCO's at {SCALE[0]} x {SCALE[1]}, "
-        f"{CLASSES} classes, cut {figures.labels.scores.cut}; files in the system's cache",
-        "",
-        "| read of a random view | LabelStore, median ms | zarr-python, median ms | ratio |",
-        "|---|--:|--:|--:|",
-    ]
-    lines += [
-        f"| {what} | {times.reads[what]:.3f} | {times.zarr[what]:.3f} | {times.ratio(what):.1f} |"
-        for what in times.reads
-    ]
-    lines += ["", "| array | bytes a view |", "|---|--:|"]
-    lines += [f"| {name} | {size:,.0f} |" for name, size in figures.bytes_per_view.items()]
-    lines += [f"| all soft scores | {figures.soft_bytes:,.0f} |", ""]
-    lines.append(f"probabilities from codes: {times.decode:.2f} ms a view")
-    return "\n".join(lines) + "\n"

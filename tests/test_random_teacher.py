@@ -3,13 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 
 from pipeline.params import Labels
-from pipeline.store.read_times import time_reads
-from pipeline.store.reader import LabelStore
-from pipeline.store.summary import summarise
-from pipeline.store_benchmark import (
+from pipeline.random_teacher import (
     CLASSES,
     OBJECTS_PER_IMAGE,
     SCALE,
@@ -17,6 +13,9 @@ from pipeline.store_benchmark import (
     random_images,
     write_random_store,
 )
+from pipeline.store.read_times import time_reads
+from pipeline.store.reader import LabelStore
+from pipeline.store.summary import summarise
 
 VIEWS = 16
 PADDED = (800, 1344)
@@ -107,15 +106,3 @@ def test_a_store_without_soft_scores_is_timed(tmp_path) -> None:
     times = time_reads(path, reads=4)
     assert set(times.reads) == {"assignment"}
     assert times.decode is None
-
-
-def test_bench_needs_no_project(tmp_path) -> None:
-    from stages.bench import command
-
-    arguments = ["--views", "2", "--reads", "5"]
-    obj = (tmp_path / "params.yaml", tmp_path / "out")
-    result = CliRunner().invoke(command, arguments, obj=obj, catch_exceptions=False)
-    assert "| assignment |" in result.output
-    assert "| cls_scores |" in result.output
-    assert "no steps of a student" in result.output
-    assert (tmp_path / "out/bench.json").is_file()

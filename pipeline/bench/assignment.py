@@ -1,0 +1,138 @@
+"""The assignment of a view from a head's outputs, against mmdet's `LADHead`; and how it grows."""
+
+import pipeline.mmcv_ops  # noqa: F401
+
+import itertools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from mmdet.models.dense_heads import LADHead
+from mmdet.registry import MODELS
+from torch import Tensor
+
+from pipeline.bench.measure import Figures, Row, alternate, medians
+from pipeline.random_teacher import (
+    MODEL,
+    SCALE,
+    DrawnView,
+    RandomTeacher,
+    draw_view,
+    random_objects,
+)
+from pipeline.teacher import Assignment, Outputs, stack_levels
+
+OBJECTS = 7
+"""Of a view of COCO."""
+BATCH = 8
+"""Views at once, as in the teacher pass."""
+SLACK = 1.1
+"""Linear growth is met up to the scatter of medians."""
+
+
+def mmdet_head() -> LADHead:
+    """The head of mmdet for the random teacher's outputs."""
+    head: LADHead = MODELS.build(
+        MODEL.bbox_head | dict(type="LADHead", train_cfg=MODEL.train_cfg, test_cfg=MODEL.test_cfg)
+    )
+    return head
+
+
+Levels = tuple[list[Tensor], list[Tensor], list[Tensor]]
+"""What a head returns; see `DrawnView`."""
+
+
+def levels_of(views: Sequence[DrawnView]) -> Levels:
+    """The head's outputs for a batch of views of one size."""
+    scores, deltas, iou = (
+        [torch.cat(level) for level in zip(*maps, strict=True)]
+        for maps in zip(*(view.levels for view in views), strict=True)
+    )
+    return scores, deltas, iou
+
+
+def assign(teacher: RandomTeacher, views: Sequence[DrawnView], outputs: Outputs) -> Assignment:
+    """Our assignment of a batch of views of one size, from what `Teacher.forward` returns."""
+    return teacher.assign(outputs, [view.objects for view in views], views[0].padded)
+
+
+@torch.no_grad()
+def assign_mmdet(head: LADHead, views: Sequence[DrawnView], levels: Levels) -> tuple:
+    """What mmdet's online LAD computes of the same views."""
+    samples = [view.sample for view in views]
+    result: tuple = head.get_label_assignment(
+        *levels,
+        [sample.gt_instances for sample in samples],
+        [sample.metainfo for sample in samples],
+        [sample.ignored_instances for sample in samples],
+    )
+    return result
+
+
+def measure_assignment(
+    objects: Sequence[int], sizes: Sequence[tuple[int, int]], repeats: int, threads: int
+) -> Figures:
+    """Time assignments of drawn views.
+
+    Args:
+        objects: how many an image has, ascending; at COCO's size.
+        sizes: (width, height) of views, ascending; with COCO's 7 objects.
+        repeats: views of each kind.
+        threads: of torch, for the note.
+    """
+    rng = np.random.default_rng(0)
+    teacher, head = RandomTeacher(seed=0), mmdet_head()
+
+    def draw(count: int, size: tuple[int, int]) -> list[DrawnView]:
+        return [draw_view(teacher, random_objects(rng, count, size), size) for _ in range(repeats)]
+
+    def ours(views: list[DrawnView]) -> Callable[[int], Assignment]:
+        outputs = [stack_levels(view.levels) for view in views]
+        return lambda number: assign(teacher, [views[number]], outputs[number])
+
+    common = draw(OBJECTS, SCALE)
+    batch = [common[place % repeats] for place in range(BATCH)]
+    levels = levels_of(batch)
+    outputs = stack_levels(levels)
+    ways: dict[str, Callable[[int], object]] = {
+        "ours": ours(common),
+        "ours, levels": lambda n: assign(teacher, [common[n]], stack_levels(common[n].levels)),
+        "mmdet": lambda n: assign_mmdet(head, [common[n]], common[n].levels),
+        "ours, batch": lambda _: assign(teacher, batch, outputs),
+        "mmdet, batch": lambda _: assign_mmdet(head, batch, levels),
+    }
+    ways |= {f"{count} objects": ours(draw(count, SCALE)) for count in objects}
+    priors = {}
+    for size in sizes:
+        views = draw(OBJECTS, size)
+        priors[size] = teacher.grid.count(views[0].padded)
+        ways[f"{priors[size]} priors"] = ours(views)
+    seconds = medians(alternate(ways, repeats))
+
+    def growth(unit: str, few: int, many: int) -> Row:
+        return Row(
+            f"assignment, {many:,} {unit}s",
+            seconds[f"{many} {unit}s"] / many * 1e6,
+            f"{few:,} {unit}s",
+            seconds[f"{few} {unit}s"] / few * 1e6,
+            f"us/{unit}",
+            at_most=SLACK,
+        )
+
+    which = f"{OBJECTS} objects, {teacher.grid.count(common[0].padded):,} priors"
+    theirs = "mmdet's get_label_assignment", 1 / seconds["mmdet"], "views/s"
+    rows = [
+        Row(f"assignment, {which}", 1 / seconds["ours"], *theirs, at_least=10),
+        Row("the same, with the outputs of levels to join", 1 / seconds["ours, levels"], *theirs),
+        Row(
+            f"the same, {BATCH} views at once",
+            BATCH / seconds["ours, batch"],
+            theirs[0],
+            BATCH / seconds["mmdet, batch"],
+            theirs[2],
+        ),
+        *(growth("object", *pair) for pair in itertools.pairwise(objects)),
+        *(growth("prior", priors[few], priors[many]) for few, many in itertools.pairwise(sizes)),
+    ]
+    note = f"outputs of the random teacher at {SCALE[0]} x {SCALE[1]}, {threads} threads"
+    return Figures(rows, note, {"seconds": seconds})

@@ -1,0 +1,122 @@
+"""The teacher pass, against the teacher's bare inference loop on the same views."""
+
+import pipeline.mmcv_ops  # noqa: F401
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.dataset import pseudo_collate
+from torch.utils.data import DataLoader
+
+from pipeline.bench.measure import Figures, Row, alternate, medians
+from pipeline.bench.synthetic import borrow_project, write_project
+from pipeline.coco import load_images
+from pipeline.dataset import load_data_info
+from pipeline.detector import load_model_config, preprocessing
+from pipeline.labelling import batches_of, load_teacher, view_dataset
+from pipeline.params import Params
+from pipeline.paths import Paths
+from pipeline.precompute import precompute_labels
+from pipeline.store.schema import plan_store
+from pipeline.views import view_plan
+
+LARGE_CONFIG = "configs/paa_r50.py"
+LARGE_SIZE = (1333, 800)
+LARGE_BATCH = 2
+
+
+def infer(params: Params, paths: Paths) -> int:
+    """The bare loop: load the teacher, then load views and run the network on them.
+
+    Returns:
+        The number of views.
+    """
+    data = load_data_info(paths)
+    teacher, model = load_teacher(paths, data)
+    plan = view_plan(params.views)
+    layout = plan_store(
+        load_images(data.train.annotations),
+        plan,
+        teacher.grid,
+        preprocessing(model)["pad_size_divisor"],
+        params.labels.shard_rows,
+        0,
+    )
+    loader: DataLoader[Any] = DataLoader(
+        view_dataset(data, plan),
+        batch_sampler=[
+            batch
+            for shard in layout.shards()
+            for batch in batches_of(shard, params.labels.batch_size)
+        ],
+        num_workers=params.labels.workers,
+        collate_fn=pseudo_collate,
+    )
+    views = 0
+    with torch.inference_mode():
+        for batch in loader:
+            ready = teacher.detector.data_preprocessor(batch)
+            teacher.head(teacher.detector.extract_feat(ready["inputs"]))
+            views += len(ready["inputs"])
+    return views
+
+
+def measure_pass(
+    params: Params, paths: Paths, images: int, repeats: int, at_least: float, what: str
+) -> Figures:
+    """Time whole passes, from loading the teacher to the report, and as much of the bare loop.
+
+    Args:
+        params: the settings; soft scores are always written.
+        paths: where data and teacher are.
+        images: of the data set to take.
+        repeats: of each.
+        at_least: the bar.
+        what: names the teacher.
+    """
+    labels = params.labels.model_copy(update={"soft": True})
+    params = params.model_copy(update={"labels": labels})
+    with tempfile.TemporaryDirectory() as folder:
+        views = infer(params, borrow_project(paths, Path(folder) / "bare", images))
+        fresh = {
+            number: borrow_project(paths, Path(folder) / str(number), images)
+            for number in range(-1, repeats)
+        }
+        reports: dict[int, dict[str, Any]] = {}
+
+        def run(number: int) -> None:
+            reports[number] = precompute_labels(params, fresh[number], replace=False)
+
+        seconds = medians(
+            alternate(
+                {"pass": run, "bare": lambda _: infer(params, Paths(Path(folder) / "bare"))},
+                repeats,
+            )
+        )
+    row = Row(
+        f"teacher pass, {what}",
+        views / seconds["pass"],
+        "bare inference loop",
+        views / seconds["bare"],
+        "views/s",
+        at_least=at_least,
+    )
+    details = {"views": views, "seconds": seconds, "report": reports[repeats - 1]}
+    return Figures([row], f"{views} views, hard labels and soft scores written", details)
+
+
+def measure_large_pass(images: int, repeats: int) -> Figures:
+    """The pass of a PAA R-50 with random weights at COCO's size."""
+    with tempfile.TemporaryDirectory() as folder:
+        params, paths = write_project(
+            Path(folder),
+            load_model_config(LARGE_CONFIG),
+            images,
+            LARGE_SIZE,
+            classes=80,
+            labels={"batch_size": LARGE_BATCH, "workers": 1},
+        )
+        what = "PAA R-50 at 1333 x 800, random weights"
+        return measure_pass(params, paths, images, repeats, 0.97, what)
