@@ -31,7 +31,13 @@ from mmengine.dataset import pseudo_collate
 
 from pipeline.dataset import DataInfo
 from pipeline.errors import UserError
-from pipeline.labelling import batches_of, labels_fingerprint, load_teacher, view_dataset
+from pipeline.labelling import (
+    batches_of,
+    labels_fingerprint,
+    load_teacher,
+    numerics_of,
+    view_dataset,
+)
 from pipeline.overlap import Background
 from pipeline.params import Labels
 from pipeline.paths import Paths
@@ -102,8 +108,9 @@ class TeacherPlugin(WorkerPlugin):
         device = None
         if torch.cuda.is_available() and isinstance(worker.name, int):
             device = f"cuda:{worker.name % torch.cuda.device_count()}"
-        teacher, model = load_teacher(self.paths, self.data, device)
         store = LabelStore(self.paths.labels)
+        numerics = numerics_of(store.fingerprint)
+        teacher, model = load_teacher(self.paths, self.data, numerics, device)
         soft = store.soft_settings()
         store.require(
             labels_fingerprint(self.data, teacher, model, store.plan(), soft),

@@ -6,7 +6,7 @@ import ast
 import hashlib
 import io
 import tokenize
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from pipeline.quantise import SoftSettings, encode_share, encode_sides
 from pipeline.replay import ViewDataset, view_pipeline
 from pipeline.store.fingerprint import Fingerprint, label_parts
 from pipeline.store.schema import ASSIGNED_GT, Shard
-from pipeline.teacher import Assignment, Beliefs, Outputs, Teacher
+from pipeline.teacher import FLOAT32, Assignment, Beliefs, Numerics, Outputs, Teacher
 from pipeline.views import Shape, ViewPlan
 
 VERSIONS = (
@@ -56,13 +56,17 @@ DECIDING_CODE = (
 
 
 def load_teacher(
-    paths: Paths, data: DataInfo, device: str | None = None
+    paths: Paths,
+    data: DataInfo,
+    numerics: Numerics = FLOAT32,
+    device: str | None = None,
 ) -> tuple[Teacher, ConfigDict]:
     """The teacher on a device, and its config.
 
     Args:
         paths: where it is.
         data: whose classes it knows.
+        numerics: how its network computes.
         device: None for the one of this process.
 
     Raises:
@@ -74,7 +78,7 @@ def load_teacher(
             f"the teacher in {paths.teacher} knows {detector.bbox_head.num_classes} classes, "
             f"the data set has {len(data.classes)}: {', '.join(data.classes)}"
         )
-    return Teacher(detector.to(device or get_device())), model
+    return Teacher(detector.to(device or get_device()), numerics), model
 
 
 def labels_fingerprint(
@@ -91,7 +95,7 @@ def labels_fingerprint(
     """
     resize = Resize(scale=(1, 1), keep_ratio=True)
     given = preprocessing(model)
-    numerics: dict[str, Any] = {"device": teacher.device.type, "dtype": "float32"}
+    numerics: dict[str, Any] = {"device": teacher.device.type} | asdict(teacher.numerics)
     if teacher.device.type == "cuda":
         numerics["tf32"] = [
             torch.backends.cuda.matmul.allow_tf32,
@@ -146,6 +150,11 @@ def _what_decides(config: Any) -> Any:
         others = {"init_cfg", "test_cfg", "train_cfg"}
         return {k: _what_decides(v) for k, v in config.items() if k not in others}
     return config
+
+
+def numerics_of(fingerprint: Fingerprint) -> Numerics:
+    """How the network computed that made the labels with this fingerprint."""
+    return Numerics(*(fingerprint["numerics"][field.name] for field in fields(Numerics)))
 
 
 def view_dataset(data: DataInfo, plan: ViewPlan) -> ViewDataset:

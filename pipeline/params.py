@@ -225,6 +225,10 @@ class Labels(Section):
     batch_size: PositiveInt = 16
     shard_rows: PositiveInt = Field(64, description="views in a shard, the unit of work")
     workers: int = Field(2, ge=0, description="processes that load images")
+    autocast: Literal["bfloat16", "float16"] | None = Field(
+        None, description="what the teacher's network computes in; null is float32"
+    )
+    channels_last: bool = Field(False, description="the memory format of the network")
     scheduler: str = Field(
         "local",
         pattern=r"^(local|cluster|(tcp|tls|ws|wss)://\S+)$",

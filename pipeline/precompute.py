@@ -44,6 +44,7 @@ from pipeline.store.reader import LabelStore
 from pipeline.store.schema import ASSIGNED_GT, SOFT_ARRAYS, Shard, StoreLayout, plan_store
 from pipeline.store.verify import read_rows
 from pipeline.store.writer import StoreWriter, remove_store
+from pipeline.teacher import Numerics
 from pipeline.views import view_plan
 
 
@@ -63,7 +64,7 @@ def precompute_labels(params: Params, paths: Paths, replace: bool) -> dict[str, 
             another process is writing it, or it can't be written.
     """
     data = load_data_info(paths)
-    teacher, model = load_teacher(paths, data)
+    teacher, model = load_teacher(paths, data, Numerics.of(params.labels))
     plan = view_plan(params.views)
     soft = SoftSettings.of(params.labels)
     layout = plan_store(

@@ -36,7 +36,7 @@ from pipeline.quantise import SoftSettings
 from pipeline.shard_tasks import AHEAD, ShardLabeller
 from pipeline.store.schema import Shard, plan_store
 from pipeline.store.writer import StoreWriter
-from pipeline.teacher import Teacher
+from pipeline.teacher import Numerics, Teacher
 from pipeline.views import Shape, ViewPlan
 
 
@@ -109,8 +109,9 @@ def find_teacher(params: Params, paths: Paths, data: DataInfo, config: str | Non
     Raises:
         UserError: the teacher, checkpoint or config is broken.
     """
+    numerics = Numerics.of(params.labels)
     if config is None and paths.teacher.is_dir():
-        teacher, model = load_teacher(paths, data)
+        teacher, model = load_teacher(paths, data, numerics)
         return ProbeTeacher(teacher, _divisor(model), True, f"the teacher in {paths.teacher}")
     settings = params.teacher
     model = without_downloads(load_model_config(config or settings.config, len(data.classes)))
@@ -123,7 +124,7 @@ def find_teacher(params: Params, paths: Paths, data: DataInfo, config: str | Non
         name = f"random weights of {config or settings.config}"
         name += f" ({file} is missing)" if file else ""
         file = None
-    teacher = Teacher(detector.to(get_device()))
+    teacher = Teacher(detector.to(get_device()), numerics)
     return ProbeTeacher(teacher, _divisor(model), file is not None, name)
 
 

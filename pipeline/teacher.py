@@ -6,6 +6,7 @@ Shapes: B views on one grid of P priors, C classes, N candidates.
 import pipeline.mmcv_ops  # noqa: F401
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,7 @@ from pipeline.assignment.paa import (
 from pipeline.coco import Objects
 from pipeline.detector import prior_grid
 from pipeline.errors import UserError
+from pipeline.params import Labels
 from pipeline.views import Shape
 
 _RULE = {"pos_iou_thr": 0.1, "neg_iou_thr": 0.1, "min_pos_iou": 0}
@@ -137,18 +139,43 @@ def candidate_costs(head: PAAHead, outputs: Outputs, candidates: Candidates) -> 
     return of_box + of_class
 
 
+@dataclass(frozen=True)
+class Numerics:
+    """How a teacher's network computes; what follows from its outputs is always float32.
+
+    Attributes:
+        dtype: float32, or what torch's autocast computes in: bfloat16 or float16.
+        channels_last: the memory format of images and weights.
+    """
+
+    dtype: str = "float32"
+    channels_last: bool = False
+
+    @classmethod
+    def of(cls, labels: Labels) -> "Numerics":
+        """From the section `labels`."""
+        return cls(labels.autocast or cls.dtype, labels.channels_last)
+
+
+FLOAT32 = Numerics()
+
+
 class Teacher:
     """Computes LAD's label assignment (WACV 2022, section 3.2) for batches of one bucket.
 
     Args:
         detector: a PAA, put into eval mode on its device.
+        numerics: how it computes.
 
     Raises:
         UserError: the detector's assignment settings are not those of PAA.
     """
 
-    def __init__(self, detector: PAA) -> None:
+    def __init__(self, detector: PAA, numerics: Numerics = FLOAT32) -> None:
         self.detector = detector.eval()
+        self.numerics = numerics
+        if numerics.channels_last:
+            self.detector.to(memory_format=torch.channels_last)
         self.head = detector.bbox_head
         self.grid = prior_grid(self.head)
         self._grid: tuple[Any, Tensor, Tensor] | None = None
@@ -166,8 +193,20 @@ class Teacher:
 
         Args:
             images: (B, 3, H, W) float32, normalised and padded.
+
+        Returns:
+            The outputs, float32.
         """
-        return stack_levels(self.head(self.detector.extract_feat(images)))
+        if self.numerics.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        with self._autocast():
+            found = stack_levels(self.head(self.detector.extract_feat(images)))
+        return Outputs(found.scores.float(), found.deltas.float(), found.iou.float())
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.numerics.dtype == FLOAT32.dtype:
+            return nullcontext()  # where a student trains in mixed precision, so does its teacher
+        return torch.autocast(self.device.type, getattr(torch, self.numerics.dtype))
 
     @torch.inference_mode()
     def assign(self, outputs: Outputs, objects: Sequence[Objects], padded: Shape) -> Assignment:

@@ -19,7 +19,14 @@ from tqdm import tqdm
 from pipeline.coco import load_images
 from pipeline.dataset import DataInfo, load_data_info
 from pipeline.errors import UserError
-from pipeline.labelling import ask, batches_of, labels_fingerprint, load_teacher, view_dataset
+from pipeline.labelling import (
+    ask,
+    batches_of,
+    labels_fingerprint,
+    load_teacher,
+    numerics_of,
+    view_dataset,
+)
 from pipeline.params import Params
 from pipeline.paths import Paths
 from pipeline.quantise import (
@@ -159,7 +166,7 @@ def _recompute(
     sample: int | None,
     found: Verification,
 ) -> None:
-    teacher, model = load_teacher(paths, data)
+    teacher, model = load_teacher(paths, data, numerics_of(store.fingerprint))
     soft = store.soft_settings()
     store.require(
         labels_fingerprint(data, teacher, model, store.plan(), soft),

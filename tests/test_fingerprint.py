@@ -103,6 +103,7 @@ def test_the_fingerprint_has_every_part(labelled) -> None:
         "coding.min_iou",
         "numerics.device",
         "numerics.dtype",
+        "numerics.channels_last",
         "code",
         "versions.torch",
         "versions.onedl-mmdetection",
@@ -237,6 +238,11 @@ CHANGES = {
     "other levels": (
         change_settings(labels={"scores": {"levels": 100}}),
         {"coding.scores.levels"},
+    ),
+    "another dtype": (change_settings(labels={"autocast": "bfloat16"}), {"numerics.dtype"}),
+    "another memory format": (
+        change_settings(labels={"channels_last": True}),
+        {"numerics.channels_last"},
     ),
     "another min_iou": (change_settings(labels={"min_iou": 0.3}), {"coding.min_iou"}),
 }
