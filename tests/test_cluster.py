@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from distributed import LocalCluster
+from test_precompute import assert_same_stores
 
 import pipeline.cluster
 from pipeline.cluster import Share, TeacherPlugin
@@ -21,7 +22,6 @@ from pipeline.precompute import precompute_labels
 from pipeline.store.schema import Shard
 from pipeline.store.shard import read_number
 from pipeline.store.writer import StoreWriter
-from tests.test_precompute import assert_same_stores
 
 
 @pytest.fixture

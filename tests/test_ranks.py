@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT
 
 from pipeline.checkpoint import read_weights
 from pipeline.errors import UserError
 from pipeline.ranks import part_of
 from stages.cli import lad
-from tests.conftest import ROOT
 
 LOG_VIEWS = """
 import os, sys

@@ -291,7 +291,8 @@ def test_kills_and_damage_in_short() -> None:
 
 
 LONG_COMMAND = """
-import time, click, stages.cli
+import signal, time, click, stages.cli
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background ignores it
 @click.command()
 def wait():
     print("waiting", flush=True)
