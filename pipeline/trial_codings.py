@@ -16,6 +16,7 @@ from pipeline.quantise import (
     encode_share,
     encode_sides,
 )
+from pipeline.store.shard import COMPRESSION_LEVEL
 
 Arrays = tuple[Tensor, ...]
 """What a coding writes of a view."""
@@ -27,7 +28,7 @@ or that of its class on its pyramid level, or as `Coding` has it."""
 LEVELS, POWER = 63, 1.5
 CUTS = (0.001, 0.003, 0.007, 0.012, 0.02, 0.03)
 
-_ZSTD = Zstd(level=9, checksum=True)
+_ZSTD = Zstd(level=COMPRESSION_LEVEL, checksum=True)
 
 
 @dataclass(frozen=True)
