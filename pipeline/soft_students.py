@@ -269,7 +269,7 @@ class SoftLADHead(CachedLADHead):
         codes = [getattr(sample, SOFT_CODES) for sample in samples]
         device = codes[0].device
         tails = [
-            [torch.from_numpy(part).to(device) for part in (one.tail_mean, one.tail_scale)]
+            [torch.tensor(part, device=device) for part in (one.tail_mean, one.tail_scale)]
             for one in targets
         ]
         if all(one.padded == samples[0].metainfo["batch_input_shape"] for one in targets):
