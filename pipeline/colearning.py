@@ -20,12 +20,18 @@ from mmengine.model import BaseModel, ModuleList
 from torch import Tensor
 
 from pipeline.assignment.criterion import Criterion, choose_teachers
-from pipeline.batch_grid import level_shapes_of
+from pipeline.batch_grid import level_shapes_of, own_grid
 from pipeline.checkpoint import load_weights, read_weights
 from pipeline.detector import build_detector, preprocessing, prior_grid
 from pipeline.errors import UserError
 from pipeline.objectness import ObjectnessLADHead
-from pipeline.online import BatchAssignment, batch_candidates, choose, chosen_assignment
+from pipeline.online import (
+    BatchAssignment,
+    batch_candidates,
+    choose,
+    chosen_assignment,
+    count_fallbacks,
+)
 from pipeline.teacher import candidate_costs, check_rule, stack_levels
 
 HeadOutputs = tuple[list[Tensor], list[Tensor], list[Tensor]]
@@ -116,7 +122,7 @@ class CoLAD(BaseModel):
         outputs = [one.bbox_head(one.extract_feat(inputs)) for one in self.networks]
         assignment = self.assign(outputs, data_samples)
         objects, crowds, metas = unpack_gt_instances(data_samples)
-        found = {"fallbacks": torch.tensor(float(assignment.fallbacks))}
+        found = count_fallbacks(assignment)
         for name, network, output, taught in zip(
             self.names, self.networks, outputs, assignment.taught, strict=True
         ):
@@ -137,7 +143,8 @@ class CoLAD(BaseModel):
         """
         heads = [network.bbox_head for network in self.networks]
         shapes = level_shapes_of(outputs[0][0])
-        candidates = batch_candidates(heads[0], data_samples, shapes, outputs[0][0][0].device)
+        inside = own_grid(heads[0], data_samples, shapes, outputs[0][0][0].device)
+        candidates = batch_candidates(heads[0], data_samples, shapes, inside)
         costs = torch.stack(
             [
                 candidate_costs(head, stack_levels(output), candidates)
@@ -155,7 +162,7 @@ class CoLAD(BaseModel):
         shared = costs.gather(0, teachers.of_candidate[None])[0]
         positives = choose(heads[0], shared, candidates)
         return SharedAssignment(
-            chosen_assignment(heads[0], candidates, positives.chosen, data_samples, shapes),
+            chosen_assignment(heads[0], candidates, positives.chosen, inside),
             len(positives.fallbacks),
             teachers.fractions,
         )

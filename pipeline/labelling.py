@@ -24,7 +24,7 @@ from pipeline.detector import preprocessing
 from pipeline.errors import UserError
 from pipeline.paths import Paths
 from pipeline.quantise import SoftSettings, encode_share, encode_sides
-from pipeline.replay import ViewDataset, view_pipeline
+from pipeline.replay import Attachments, ViewDataset, view_pipeline
 from pipeline.store.fingerprint import Fingerprint, label_parts
 from pipeline.store.schema import ASSIGNED_GT, Shard
 from pipeline.teacher import FLOAT32, Assignment, Beliefs, Numerics, Outputs, Teacher
@@ -157,14 +157,19 @@ def numerics_of(fingerprint: Fingerprint) -> Numerics:
     return Numerics(*(fingerprint["numerics"][field.name] for field in fields(Numerics)))
 
 
-def view_dataset(data: DataInfo, plan: ViewPlan) -> ViewDataset:
-    """All views of the training images, with all their objects."""
+ALL_OBJECTS = Attachments([dict(type="KeepObjects")], ["objects"])
+
+
+def view_dataset(
+    data: DataInfo, plan: ViewPlan, attached: Attachments = ALL_OBJECTS
+) -> ViewDataset:
+    """All views of the training images, with what is attached to them."""
     return ViewDataset(
         plan=plan,
         annotations=data.train.annotations,
         images=data.train.images_folder,
         classes=data.classes,
-        pipeline=view_pipeline(dict(type="KeepObjects"), meta_keys=["objects"]),
+        pipeline=view_pipeline(attached),
     )
 
 

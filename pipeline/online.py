@@ -23,7 +23,7 @@ from pipeline.views import Shape
 
 
 def batch_candidates(
-    head: PAAHead, samples: SampleList, level_shapes: list[Shape], device: torch.device
+    head: PAAHead, samples: SampleList, level_shapes: list[Shape], inside: Tensor
 ) -> Candidates:
     """Which prior of a batch is a candidate of which object; crowds have none.
 
@@ -31,8 +31,9 @@ def batch_candidates(
         head: whose priors they are.
         samples: B samples, as the preprocessor leaves them.
         level_shapes: (rows, columns) of the batch's feature maps.
-        device: of the result.
+        inside: (B, P) bool of `own_grid`, on the device of the result.
     """
+    device = inside.device
     boxes, labels, present = pad_objects(samples, device)
     anchors = head.prior_generator.grid_priors(level_shapes, device=device)
     sizes = torch.tensor([len(level) for level in anchors], device=device)
@@ -43,7 +44,7 @@ def batch_candidates(
         boxes,
         labels,
         present,
-        own_grid(head, samples, level_shapes, device),
+        inside,
     )
 
 
@@ -74,11 +75,7 @@ def choose(head: PAAHead, costs: Tensor, candidates: Candidates) -> Positives:
 
 
 def chosen_assignment(
-    head: LADHead,
-    candidates: Candidates,
-    chosen: Tensor,
-    samples: SampleList,
-    level_shapes: list[Shape],
+    head: LADHead, candidates: Candidates, chosen: Tensor, inside: Tensor
 ) -> tuple:
     """What `LADHead.get_label_assignment` returns, from the candidates that are positive.
 
@@ -86,10 +83,8 @@ def chosen_assignment(
         head: that learns it.
         candidates: of the batch.
         chosen: (N,) bool, which are positive.
-        samples: B samples, as the preprocessor leaves them.
-        level_shapes: (rows, columns) of the batch's feature maps.
+        inside: (B, P) bool of `own_grid`.
     """
-    inside = own_grid(head, samples, level_shapes, chosen.device)
     kept = chosen.nonzero()[:, 0]
     return label_assignment(
         head,
@@ -125,9 +120,10 @@ def assign_batch(
         samples: B samples, as the preprocessor leaves them.
         level_shapes: (rows, columns) of the batch's feature maps.
     """
-    candidates = batch_candidates(head, samples, level_shapes, outputs.scores.device)
+    inside = own_grid(head, samples, level_shapes, outputs.scores.device)
+    candidates = batch_candidates(head, samples, level_shapes, inside)
     positives = choose(head, candidate_costs(head, outputs, candidates), candidates)
-    results = chosen_assignment(head, candidates, positives.chosen, samples, level_shapes)
+    results = chosen_assignment(head, candidates, positives.chosen, inside)
     return BatchAssignment(results, len(positives.fallbacks))
 
 

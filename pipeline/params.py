@@ -1,6 +1,7 @@
 """The settings in `params.yaml`, checked: one class a section, one line of text a setting."""
 
 import re
+from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -338,11 +339,7 @@ class Params(Section):
         Raises:
             UserError: there is no such student.
         """
-        if name not in self.students:
-            raise UserError(
-                f"no student {name!r} in params.yaml{did_you_mean(name, self.students)}; "
-                f"there are: {', '.join(self.students) or 'none'}"
-            )
+        _require_known("student", name, self.students)
         return self.students[name]
 
     def student_training(self, name: str) -> Training:
@@ -355,11 +352,7 @@ class Params(Section):
         Raises:
             UserError: there is none.
         """
-        if name not in self.colearn:
-            raise UserError(
-                f"no co-learning {name!r} in params.yaml{did_you_mean(name, self.colearn)}; "
-                f"there are: {', '.join(self.colearn) or 'none'}"
-            )
+        _require_known("co-learning", name, self.colearn)
         return self.colearn[name]
 
     def colearning_training(self, name: str) -> Training:
@@ -378,12 +371,15 @@ class Params(Section):
         Raises:
             UserError: there is no such model.
         """
-        known = ["teacher", *self.students, *self.colearners()]
-        if name not in known:
-            raise UserError(
-                f"no model {name!r} in params.yaml{did_you_mean(name, known)}; "
-                f"there are: {', '.join(known)}"
-            )
+        _require_known("model", name, ["teacher", *self.students, *self.colearners()])
 
     def _over_common(self, own: Training) -> Training:
         return self.training.model_copy(update={n: getattr(own, n) for n in own.model_fields_set})
+
+
+def _require_known(what: str, name: str, known: Collection[str]) -> None:
+    if name not in known:
+        raise UserError(
+            f"no {what} {name!r} in params.yaml{did_you_mean(name, known)}; "
+            f"there are: {', '.join(known) or 'none'}"
+        )

@@ -179,17 +179,13 @@ class Attachments:
     after_packing: Sequence[dict[str, Any]] = ()
 
 
-def view_pipeline(
-    *label_transforms: dict[str, Any],
-    meta_keys: Sequence[str],
-    after_packing: Sequence[dict[str, Any]] = (),
-) -> list[dict[str, Any]]:
+def view_pipeline(attached: Attachments) -> list[dict[str, Any]]:
     """The transforms that load and replay a view, with those that attach labels."""
     return [
         dict(type="LoadImageFromFile"),
         dict(type="LoadAnnotations", with_bbox=True),
         dict(type="ReplayView"),
-        *label_transforms,
-        dict(type="PackDetInputs", meta_keys=(*META_KEYS, *meta_keys)),
-        *after_packing,
+        *attached.transforms,
+        dict(type="PackDetInputs", meta_keys=(*META_KEYS, *attached.meta_keys)),
+        *attached.after_packing,
     ]

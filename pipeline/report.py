@@ -80,8 +80,8 @@ class Comparison:
     Attributes:
         models: all of them; the teacher is the first.
         rows: the same, those in one that differ in their seeds alone.
-        teacher_pass: what the label store cost; None where there is none.
-        break_even: when that is paid back.
+        teacher_pass: what the label store cost.
+        break_even: when that is paid back; None without cached students.
         step_ratios: of cached students.
     """
 

@@ -1,14 +1,16 @@
 """What trainings, evaluations and the teacher pass left behind, read for the comparison."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pipeline.errors import UserError
 from pipeline.params import Params
 from pipeline.paths import Paths, made_by
+
+T = TypeVar("T")
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
@@ -77,7 +79,7 @@ def read_student(name: str, paths: Paths) -> Model:
     about = ["method", "labels", "assigner", "config"]
     file = paths.model(name) / "training.json"
     content = _read(file, made_by(name), [*about, *_names(Run)])
-    run = Run(**{n: content[n] for n in _names(Run)})
+    run = _pick(Run, content)
     described = {n: content[n] for n in about}
     return Model(name, **described, metrics=_read_metrics(name, paths), run=run)
 
@@ -92,7 +94,7 @@ def read_teacher(params: Params, paths: Paths) -> Model:
     run = None
     if "checkpoint" not in _read(file, "lad teacher", []):
         content = _read(file, "lad teacher", _names(Run))
-        run = Run(**{n: content[n] for n in _names(Run)})
+        run = _pick(Run, content)
     metrics = _read_metrics("teacher", paths)
     return Model("teacher", "paa", "own", "batched", params.teacher.config, metrics, run)
 
@@ -110,7 +112,7 @@ def read_teacher_pass(paths: Paths) -> TeacherPass:
         UserError: the store's report is missing.
     """
     content = _read(paths.labels_report, "lad labels", _names(TeacherPass))
-    return TeacherPass(**{n: content[n] for n in _names(TeacherPass)})
+    return _pick(TeacherPass, content)
 
 
 def read_curve(name: str, paths: Paths) -> Curve:
@@ -137,5 +139,10 @@ def _read(file: Path, command: str, names: Iterable[str]) -> dict[str, Any]:
     return content
 
 
-def _names(kind: type) -> list[str]:
+def _pick(kind: Callable[..., T], content: Mapping[str, Any]) -> T:
+    """The record of a kind, out of content that may hold more."""
+    return kind(**{name: content[name] for name in _names(kind)})
+
+
+def _names(kind: Any) -> list[str]:
     return [field.name for field in fields(kind)]

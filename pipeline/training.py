@@ -128,11 +128,7 @@ def train(
                 annotations=str(data.train.annotations),
                 images=str(data.train.images_folder),
                 classes=data.classes,
-                pipeline=view_pipeline(
-                    *labels.transforms,
-                    meta_keys=labels.meta_keys,
-                    after_packing=labels.after_packing,
-                ),
+                pipeline=view_pipeline(labels),
             ),
         ),
         train_cfg=dict(by_epoch=True, max_epochs=training.epochs),

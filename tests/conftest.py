@@ -8,6 +8,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import json
 import shutil
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,3 +134,19 @@ def sampled(labelled: Project, tmp_path_factory: pytest.TempPathFactory) -> Proj
     project = labelled.copy(tmp_path_factory.mktemp("sampled")).replace(views=SAMPLED)
     precompute_labels(project.params, project.paths, replace=True)
     return project
+
+
+def sklearn_mixture(costs):
+    """The mixture that mmdet's PAAHead has scikit-learn fit to the costs of an object, (N,)."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.mixture import GaussianMixture
+
+    mixture = GaussianMixture(
+        2,
+        weights_init=[0.5, 0.5],
+        means_init=[[costs.min()], [costs.max()]],
+        precisions_init=[[[1.0]], [[1.0]]],
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return mixture.fit(costs[:, None])

@@ -18,12 +18,13 @@ from pipeline.checkpoint import save_model
 from pipeline.colearning import CoLAD, learning_together
 from pipeline.dataset import load_data_info
 from pipeline.detector import build_detector, load_model_config, prior_grid, without_downloads
+from pipeline.labelling import view_dataset
 from pipeline.methods import cached_model, online_model, student_labels
 from pipeline.params import Student
 from pipeline.params_file import load_params
 from pipeline.precompute import precompute_labels
 from pipeline.prepare import prepare_data
-from pipeline.replay import Attachments, ViewDataset, view_pipeline
+from pipeline.replay import Attachments
 from pipeline.store.reader import LabelStore
 from pipeline.views import view_plan
 
@@ -135,15 +136,7 @@ def test_two_networks_take_a_step_together(project, configs: tuple[str, str]) ->
 def batch(project, labels: Attachments) -> list[dict[str, Any]]:
     """Two views with what the student learns from."""
     data = load_data_info(project.paths)
-    dataset = ViewDataset(
-        plan=view_plan(project.params.views),
-        annotations=data.train.annotations,
-        images=data.train.images_folder,
-        classes=data.classes,
-        pipeline=view_pipeline(
-            *labels.transforms, meta_keys=labels.meta_keys, after_packing=labels.after_packing
-        ),
-    )
+    dataset = view_dataset(data, view_plan(project.params.views), labels)
     return [dataset[0], dataset[1]]
 
 

@@ -1,13 +1,11 @@
 """Who teaches an object in co-learning, against NumPy and scikit-learn, object by object."""
 
 import math
-import warnings
 
 import numpy as np
 import pytest
 import torch
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.mixture import GaussianMixture
+from conftest import sklearn_mixture
 
 from pipeline.assignment.criterion import Teachers, choose_teachers, fisher, std_mean
 from pipeline.assignment.paa import pool_candidates
@@ -17,15 +15,7 @@ LEVELS = 5
 
 def sklearn_fisher(costs: np.ndarray) -> float:
     """Fisher's score of the mixture that mmdet's PAAHead has scikit-learn fit."""
-    mixture = GaussianMixture(
-        2,
-        weights_init=[0.5, 0.5],
-        means_init=[[costs.min()], [costs.max()]],
-        precisions_init=[[[1.0]], [[1.0]]],
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        mixture.fit(costs[:, None])
+    mixture = sklearn_mixture(costs)
     (low, high), variances = mixture.means_[:, 0], mixture.covariances_.ravel()
     return (low - high) ** 2 / variances.sum()
 

@@ -1,13 +1,11 @@
 """The batched mixture against scikit-learn's, fit by fit."""
 
 import math
-import warnings
 
 import numpy as np
 import pytest
 import torch
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.mixture import GaussianMixture
+from conftest import sklearn_mixture
 
 from pipeline.assignment.mixture import fit_mixtures
 
@@ -21,15 +19,7 @@ DEVICES = [
 
 def sklearn_fit(costs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What mmdet's PAAHead asks of scikit-learn: component and log density of each cost."""
-    mixture = GaussianMixture(
-        2,
-        weights_init=[0.5, 0.5],
-        means_init=[[costs.min()], [costs.max()]],
-        precisions_init=[[[1.0]], [[1.0]]],
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        mixture.fit(costs[:, None])
+    mixture = sklearn_mixture(costs)
     return mixture.predict(costs[:, None]), mixture.score_samples(costs[:, None])
 
 

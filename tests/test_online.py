@@ -15,7 +15,8 @@ from mmdet.structures import DetDataSample
 from mmengine.dataset import pseudo_collate
 from mmengine.structures import InstanceData
 
-from pipeline.batch_grid import level_shapes_of
+from pipeline.assignment.paa import Candidates
+from pipeline.batch_grid import level_shapes_of, own_grid
 from pipeline.checkpoint import load_model
 from pipeline.dataset import load_data_info
 from pipeline.detector import build_detector, load_model_config, prior_grid, without_downloads
@@ -24,7 +25,6 @@ from pipeline.labelling import view_dataset
 from pipeline.methods import cached_model, online_model, student_labels
 from pipeline.online import assign_batch, batch_candidates
 from pipeline.params import Student
-from pipeline.replay import ViewDataset, view_pipeline
 from pipeline.store.reader import LabelStore
 from pipeline.teacher import stack_levels
 from pipeline.train_student import train_student
@@ -159,13 +159,20 @@ def test_assignment_equals_mmdets_in_float32_but_for_ties() -> None:
     assert differing <= 0.02 * positives
 
 
+def candidates_of(samples: list[DetDataSample], shapes: list[tuple[int, int]]) -> Candidates:
+    head = lad_head()
+    return batch_candidates(
+        head, samples, shapes, own_grid(head, samples, shapes, torch.device("cpu"))
+    )
+
+
 def test_an_object_with_one_candidate_learns_nothing_as_in_mmdet() -> None:
     """A view of one cell a level, and an object that the smallest prior overlaps most, barely."""
     sizes = [(8, 8), (192, 256)]
     samples, outputs = random_batch(0, sizes, [0, 3])
     samples[0] = sample_of(sizes[0], sizes[1], [[0, 0, 4, 4]])
     shapes = level_shapes_of(outputs[0])
-    candidates = batch_candidates(lad_head(), samples, shapes, torch.device("cpu"))
+    candidates = candidates_of(samples, shapes)
     assert (candidates.image == 0).sum() == 1
     found = ours(lad_head(), samples, outputs)
     assert_same_assignment(found, mmdets(lad_head("DoubleLADHead"), samples, outputs))
@@ -188,10 +195,8 @@ def test_priors_outside_a_views_own_grid_are_no_candidates() -> None:
     sample = sample_of(size, batch, [[100, 70, 128, 96]])
     _, outputs = random_batch(2, [batch], [0])
     shapes = level_shapes_of(outputs[0])
-    found = batch_candidates(lad_head(), [sample], shapes, torch.device("cpu"))
-    free = batch_candidates(
-        lad_head(), [sample_of(batch, batch, [[100, 70, 128, 96]])], shapes, torch.device("cpu")
-    )
+    found = candidates_of([sample], shapes)
+    free = candidates_of([sample_of(batch, batch, [[100, 70, 128, 96]])], shapes)
     centres = (found.anchors[:, :2] + found.anchors[:, 2:]) / 2
     assert (centres < torch.tensor([128, 96])).all()
     assert len(found.prior) < len(free.prior)
@@ -322,15 +327,7 @@ def test_online_soft_labels_are_the_cached_ones_but_for_the_coding(labelled, met
     cached = network(cached_model(model, method, store))
     labels = student_labels(student, store, prior_grid(cached.bbox_head))
     data = load_data_info(labelled.paths)
-    dataset = ViewDataset(
-        plan=view_plan(labelled.params.views),
-        annotations=data.train.annotations,
-        images=data.train.images_folder,
-        classes=data.classes,
-        pipeline=view_pipeline(
-            *labels.transforms, meta_keys=labels.meta_keys, after_packing=labels.after_packing
-        ),
-    )
+    dataset = view_dataset(data, view_plan(labelled.params.views), labels)
     batch = cached.data_preprocessor(pseudo_collate([dataset[view] for view in views]))
     online = network(student_of(labelled, method=method, labels="online"), cached.state_dict())
     expected, gradients = step(cached, batch)

@@ -80,7 +80,7 @@ def dataset_of(labelled, transforms: list[dict[str, Any]]) -> ViewDataset:
 
 def mmdets_views(labelled) -> ViewDataset:
     """What mmdet's online LAD would see of the views."""
-    transforms = view_pipeline(meta_keys=["gt_instances_ids", "gt_ignore_flags"])
+    transforms = view_pipeline(Attachments(meta_keys=["gt_instances_ids", "gt_ignore_flags"]))
     return dataset_of(
         labelled,
         [dict(type=MmdetView.__name__) if t["type"] == "ReplayView" else t for t in transforms],
@@ -168,10 +168,11 @@ def student_batch(
     dataset = dataset_of(
         labelled,
         view_pipeline(
-            *labels.transforms,
-            dict(type="KeepObjects"),
-            meta_keys=[*labels.meta_keys, "objects"],
-            after_packing=labels.after_packing,
+            Attachments(
+                [*labels.transforms, dict(type="KeepObjects")],
+                [*labels.meta_keys, "objects"],
+                labels.after_packing,
+            )
         ),
     )
     return student, student.data_preprocessor(pseudo_collate([dataset[v] for v in views]))

@@ -14,11 +14,10 @@ from pipeline.dataset import load_data_info
 from pipeline.detector import build_detector, load_model_config, prior_grid, without_downloads
 from pipeline.errors import UserError
 from pipeline.evaluation import evaluate
-from pipeline.labelling import load_teacher
+from pipeline.labelling import load_teacher, view_dataset
 from pipeline.methods import cached_model, overlap_threshold, student_labels
 from pipeline.params import Student
 from pipeline.quantise import TAIL
-from pipeline.replay import ViewDataset, view_pipeline
 from pipeline.store.reader import LabelStore
 from pipeline.train_student import train_student
 from pipeline.views import view_plan
@@ -34,15 +33,7 @@ def batch_of(labelled, method: str, views: list[int]):
     network = build_detector(cached_model(without_downloads(model), method, store)).train()
     network.init_weights()
     labels = student_labels(student, store, prior_grid(network.bbox_head))
-    dataset = ViewDataset(
-        plan=view_plan(labelled.params.views),
-        annotations=data.train.annotations,
-        images=data.train.images_folder,
-        classes=data.classes,
-        pipeline=view_pipeline(
-            *labels.transforms, meta_keys=labels.meta_keys, after_packing=labels.after_packing
-        ),
-    )
+    dataset = view_dataset(data, view_plan(labelled.params.views), labels)
     ready = network.data_preprocessor(pseudo_collate([dataset[view] for view in views]))
     return network, ready["inputs"], ready["data_samples"], overlap_threshold(student)
 

@@ -23,7 +23,7 @@ from pipeline.estimate import estimate
 from pipeline.params import Views
 from pipeline.params_file import load_params
 from pipeline.precompute import precompute_labels
-from pipeline.replay import view_pipeline
+from pipeline.replay import Attachments, view_pipeline
 from pipeline.store.fingerprint import column_digests, digest, metadata_digests
 from pipeline.store.reader import LabelStore
 from pipeline.store.schema import VIEW_COLUMNS
@@ -121,7 +121,7 @@ def test_a_plan_is_read_from_its_fingerprint(crop) -> None:
 
 
 def test_replay_is_that_of_mmdets_transforms(sampled) -> None:
-    ours = dataset_of(sampled, view_pipeline(meta_keys=[]))
+    ours = dataset_of(sampled, view_pipeline(Attachments()))
     theirs = mmdets_views(sampled)
     flips = 0
     for view in range(len(ours)):
@@ -136,7 +136,7 @@ def test_replay_is_that_of_mmdets_transforms(sampled) -> None:
 
 
 def test_replay_does_not_depend_on_workers_or_order(sampled) -> None:
-    dataset = dataset_of(sampled, view_pipeline(meta_keys=[]))
+    dataset = dataset_of(sampled, view_pipeline(Attachments()))
     order = np.random.default_rng(0).permutation(len(dataset)).tolist()
     expected = [dataset[view]["inputs"] for view in range(len(dataset))]
     loader = DataLoader(dataset, batch_sampler=[order], num_workers=2, collate_fn=pseudo_collate)
@@ -153,7 +153,7 @@ def test_a_view_can_be_replayed_from_plain_zarr(sampled) -> None:
         image.image_id: sampled.folder / "source/images" / image.file_name
         for image in load_images(sampled.paths.data / "train.json")
     }
-    dataset = dataset_of(sampled, view_pipeline(meta_keys=[]))
+    dataset = dataset_of(sampled, view_pipeline(Attachments()))
     for view, (image_id, long, short, flip, top, left, height, width) in enumerate(
         zip(
             *(

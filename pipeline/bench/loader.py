@@ -15,13 +15,13 @@ from tqdm import tqdm
 from pipeline.bench.measure import Figures, Row, alternate, medians
 from pipeline.bench.synthetic import SCENES, write_project
 from pipeline.dataset import load_data_info
-from pipeline.labelling import load_teacher
+from pipeline.labelling import load_teacher, view_dataset
 from pipeline.methods import student_labels
 from pipeline.params import Params, Student
 from pipeline.paths import Paths
 from pipeline.precompute import precompute_labels
 from pipeline.random_teacher import MODEL
-from pipeline.replay import Attachments, ViewDataset, view_pipeline
+from pipeline.replay import Attachments, ViewDataset
 from pipeline.store.reader import LabelStore
 from pipeline.views import view_plan
 
@@ -85,17 +85,7 @@ def _dataset(params: Params, paths: Paths, method: str) -> ViewDataset:
         teacher, _ = load_teacher(paths, data)
         student = Student.model_validate({"config": "", "method": method})
         attached = student_labels(student, LabelStore(paths.labels), teacher.grid)
-    return ViewDataset(
-        plan=view_plan(params.views),
-        annotations=data.train.annotations,
-        images=data.train.images_folder,
-        classes=data.classes,
-        pipeline=view_pipeline(
-            *attached.transforms,
-            meta_keys=attached.meta_keys,
-            after_packing=attached.after_packing,
-        ),
-    )
+    return view_dataset(data, view_plan(params.views), attached)
 
 
 def _epoch(dataset: ViewDataset, items: int, workers: int) -> Callable[[int], object]:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from pipeline.assignment.mixture import Mixtures, fit_mixtures
 from pipeline.assignment.paa import pool_candidates
-from pipeline.batch_grid import level_shapes_of
+from pipeline.batch_grid import level_shapes_of, own_grid
 from pipeline.bench.measure import Figures, Row, alternate, medians, one_thread
 from pipeline.coco import load_images
 from pipeline.dataset import load_data_info
@@ -53,7 +53,9 @@ def problems_of(
         samples: the views, as the preprocessor leaves them.
     """
     outputs = stack_levels(levels)
-    candidates = batch_candidates(head, samples, level_shapes_of(levels[0]), outputs.scores.device)
+    shapes = level_shapes_of(levels[0])
+    inside = own_grid(head, samples, shapes, outputs.scores.device)
+    candidates = batch_candidates(head, samples, shapes, inside)
     costs = candidate_costs(head, outputs, candidates)
     pooled = pool_candidates(costs, candidates.group, candidates.level, len(levels[0]))
     groups, costs = candidates.group[pooled].cpu(), costs[pooled].cpu()

@@ -23,12 +23,13 @@ from pipeline.bench.synthetic import write_project
 from pipeline.dataset import DataInfo, load_data_info
 from pipeline.detector import build_detector, load_model_config, prior_grid, without_downloads
 from pipeline.errors import UserError
+from pipeline.labelling import view_dataset
 from pipeline.methods import cached_model, online_model, student_labels
 from pipeline.params import Params, Student, Training
 from pipeline.paths import Paths
 from pipeline.precompute import precompute_labels
 from pipeline.priors import PriorGrid
-from pipeline.replay import Attachments, ViewDataset, ViewSampler, view_pipeline
+from pipeline.replay import Attachments, ViewSampler
 from pipeline.soft_students import SoftLAD
 from pipeline.store.reader import LabelStore
 from pipeline.students import CachedLAD
@@ -141,17 +142,7 @@ def _attachments(student: Student, labels: str, store: LabelStore, grid: PriorGr
 def _batches(
     params: Params, training: Training, data: DataInfo, attached: Attachments
 ) -> list[dict[str, Any]]:
-    dataset = ViewDataset(
-        plan=view_plan(params.views),
-        annotations=data.train.annotations,
-        images=data.train.images_folder,
-        classes=data.classes,
-        pipeline=view_pipeline(
-            *attached.transforms,
-            meta_keys=attached.meta_keys,
-            after_packing=attached.after_packing,
-        ),
-    )
+    dataset = view_dataset(data, view_plan(params.views), attached)
     sampler = ViewSampler(dataset, training.seed)
     chosen = list(islice(sampler, BATCHES * training.batch_size))
     return [
