@@ -27,8 +27,8 @@ from distributed import (
     as_completed,
     get_worker,
 )
-from mmengine.dataset import pseudo_collate
 
+from pipeline.batches import collate_views
 from pipeline.dataset import DataInfo
 from pipeline.errors import UserError
 from pipeline.labelling import (
@@ -142,14 +142,14 @@ def _load(dataset: ViewDataset, batches: list[list[int]], threads: int) -> Itera
     """The collated items of each batch, two batches ahead where there are threads."""
     if not threads:
         for batch in batches:
-            yield pseudo_collate([dataset[view] for view in batch])
+            yield collate_views([dataset[view] for view in batch])
         return
     with ThreadPoolExecutor(threads) as pool:
         waiting: deque[list[Any]] = deque()
         for batch in [*batches, [], []]:
             waiting.append([pool.submit(dataset.__getitem__, view) for view in batch])
             if len(waiting) > 2:
-                yield pseudo_collate([item.result() for item in waiting.popleft()])
+                yield collate_views([item.result() for item in waiting.popleft()])
 
 
 def _label(plugin: str, bucket: int, number: int) -> int:

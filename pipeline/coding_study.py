@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 from mmdet.models.detectors import PAA
-from mmengine.dataset import pseudo_collate
 from torch import Tensor
 
+from pipeline.batches import collate_views
 from pipeline.dataset import load_data_info
 from pipeline.detector import load_model_config
 from pipeline.labelling import load_teacher, view_dataset
@@ -210,7 +210,7 @@ def study_codings(
     plan = len(dataset.plan)
     chosen = [int(image) * plan + number % plan for number, image in enumerate(images)]
     measured = [
-        course.ask(pseudo_collate([dataset[view] for view in batch]))
+        course.ask(collate_views([dataset[view] for view in batch]))
         for batch in course.batches(chosen)
     ]
     like_coco = random_batches(soft.min_iou)

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
+import torch
+
 
 class Background:
     """One thread that does pieces of work in the order in which they came.
@@ -18,7 +20,8 @@ class Background:
 
     def __init__(self, ahead: int) -> None:
         self.ahead = ahead
-        self._thread = ThreadPoolExecutor(1, "background")
+        # More than one torch thread here would take the cores from those of the caller.
+        self._thread = ThreadPoolExecutor(1, "background", torch.set_num_threads, (1,))
         self._waiting: deque[Future[None]] = deque()
         self._failed = False
 

@@ -11,16 +11,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dataset import pseudo_collate
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from pipeline.assignment.paa import BACKGROUND
+from pipeline.batches import view_loader
 from pipeline.cluster import Share, labelled_shards
 from pipeline.coco import load_images
 from pipeline.dataset import load_data_info
@@ -37,7 +38,6 @@ from pipeline.overlap import Background
 from pipeline.params import Params
 from pipeline.paths import Paths
 from pipeline.quantise import SoftSettings
-from pipeline.replay import ViewDataset
 from pipeline.shard_tasks import AHEAD, ShardLabeller, writing
 from pipeline.store.fingerprint import Fingerprint, differences, digest
 from pipeline.store.reader import LabelStore
@@ -96,7 +96,8 @@ def precompute_labels(params: Params, paths: Paths, replace: bool) -> dict[str, 
             with _progress(writer, pending) as bar:
                 if local:
                     dataset = view_dataset(data, plan)
-                    loader = _loader(dataset, pending, size, params.labels.workers)
+                    batches = chain.from_iterable(batches_of(shard, size) for shard in pending)
+                    loader = view_loader(dataset, batches, params.labels.workers)
                     _run(ShardLabeller(teacher, soft, writer), pending, loader, clock, bar)
                 else:
                     with labelled_shards(params.labels, paths, data, size, pending) as shards:
@@ -238,18 +239,6 @@ def _read_json(file: Path, fingerprint: str) -> dict[str, Any] | None:
         return content if content["fingerprint"] == fingerprint else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _loader(
-    dataset: ViewDataset, pending: list[Shard], batch_size: int, workers: int
-) -> DataLoader[Any]:
-    """The pending shards' batches, in their order."""
-    return DataLoader(
-        dataset,
-        batch_sampler=[batch for shard in pending for batch in batches_of(shard, batch_size)],
-        num_workers=workers,
-        collate_fn=pseudo_collate,
-    )
 
 
 def _progress(writer: StoreWriter, pending: list[Shard]) -> tqdm:

@@ -5,6 +5,7 @@ mmdet does when it concatenates levels.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -66,9 +67,14 @@ class PriorGrid:
             priors: (N,) indices in the grid of a view with the size `padded`.
             padded: (height, width) of that view.
         """
-        ends = np.cumsum(self.level_sizes(padded))
-        level = np.searchsorted(ends, priors, side="right")
-        start = np.concatenate([[0], ends])[level]
-        columns = np.array([shape[1] for shape in self.level_shapes(padded)])[level]
-        row, column = np.divmod(priors - start, columns)
-        return np.stack([level, row, column], -1)
+        return _all_cells(self, padded)[priors].astype(np.int64)
+
+
+@lru_cache(maxsize=256)
+def _all_cells(grid: PriorGrid, padded: Shape) -> npt.NDArray[np.int16]:
+    """Level, row and column of each prior, (P, 3); a data set has few padded sizes."""
+    levels = [
+        np.stack([np.full(rows * columns, level), *np.indices((rows, columns)).reshape(2, -1)], -1)
+        for level, (rows, columns) in enumerate(grid.level_shapes(padded))
+    ]
+    return np.concatenate(levels).astype(np.int16)

@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from mmengine.dataset import pseudo_collate
 from mmengine.device import get_device
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from pipeline.batches import view_loader
 from pipeline.checkpoint import load_weights, read_weights
 from pipeline.coco import AnnotatedImage, load_images, read_coco
 from pipeline.dataset import DataInfo, SplitInfo, load_data_info
@@ -187,12 +187,8 @@ def probe_teacher(
     # In random order: the seconds may end before all buckets had their turn.
     shards = list(layout.shards())
     shards = [shards[place] for place in rng.permutation(len(shards))]
-    loader: DataLoader[Any] = DataLoader(
-        view_dataset(data, plan),
-        batch_sampler=[_places(shard.views, chosen, len(plan)) for shard in shards],
-        num_workers=labels.workers,
-        collate_fn=pseudo_collate,
-    )
+    batches = [_places(shard.views, chosen, len(plan)) for shard in shards]
+    loader = view_loader(view_dataset(data, plan), batches, labels.workers)
     with tempfile.TemporaryDirectory() as folder:
         writer = StoreWriter.create(Path(folder) / "probe.zarr", layout, {})
         try:

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmcv.transforms import BaseTransform
 from mmdet.models.detectors import PAA
 from mmdet.models.utils import levels_to_images, unpack_gt_instances
 from mmdet.registry import MODELS, TRANSFORMS
@@ -22,6 +21,7 @@ from torch import Tensor
 from pipeline.batch_grid import level_shapes_of, own_grid
 from pipeline.priors import PriorGrid
 from pipeline.quantise import Coding, decode_share, decode_sides, encode_share
+from pipeline.replay import LabelTransform
 from pipeline.store.reader import LabelStore
 from pipeline.students import CachedLADHead
 from pipeline.views import Shape
@@ -79,7 +79,7 @@ class BatchTargets:
 
 
 @TRANSFORMS.register_module()
-class AttachSoftScores(BaseTransform):
+class AttachSoftScores(LabelTransform):
     """Attaches the cached soft scores of the view to a packed sample.
 
     Comes after `PackDetInputs`. Added to the sample: soft_codes, (C, P) uint8 codes on the view's
@@ -92,31 +92,34 @@ class AttachSoftScores(BaseTransform):
     """
 
     def __init__(self, store: str | Path, grid: PriorGrid, min_iou: float) -> None:
+        super().__init__()
         self.store = LabelStore(store)
         self.grid = grid
         self.least_overlap = int(encode_share(torch.tensor(min_iou)))
 
-    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
-        """Attach the soft scores."""
-        sample = results["data_samples"]
-        view = sample.metainfo["view_index"]
+    def read(self, view: int) -> tuple[torch.Tensor, SoftTargets]:
+        """Codes (C, P) uint8 of the class probabilities, and the rest."""
         scores = self.store.soft(view)
         padded = self.store.padded(view)
         # Rounding keeps the order: what is over the threshold has at least its code.
         kept = np.flatnonzero((scores.overlap > 0) & (scores.overlap >= self.least_overlap))
-        sample.set_field(torch.from_numpy(scores.codes.copy()), SOFT_CODES)
-        sample.set_field(
-            SoftTargets(
-                padded=padded,
-                tail_mean=scores.tail_mean,
-                tail_scale=scores.tail_scale,
-                cells=self.grid.cells(kept, padded),
-                overlap=scores.overlap[kept],
-                boxes=scores.boxes[kept],
-                iou=scores.iou[kept],
-            ),
-            SOFT,
+        targets = SoftTargets(
+            padded=padded,
+            tail_mean=scores.tail_mean,
+            tail_scale=scores.tail_scale,
+            cells=self.grid.cells(kept, padded),
+            overlap=scores.overlap[kept],
+            boxes=scores.boxes[kept],
+            iou=scores.iou[kept],
         )
+        return torch.from_numpy(scores.codes.copy()), targets
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Attach the soft scores."""
+        sample = results["data_samples"]
+        codes, targets = self.labels(sample.metainfo["view_index"])
+        sample.set_field(codes, SOFT_CODES)
+        sample.set_field(targets, SOFT)
         return results
 
 

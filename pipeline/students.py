@@ -2,6 +2,7 @@
 
 import pipeline.mmcv_ops  # noqa: F401
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,39 @@ from pipeline.coco import Objects, objects_digest
 from pipeline.errors import UserError
 from pipeline.objectness import ObjectnessLADHead
 from pipeline.priors import PriorGrid
+from pipeline.replay import LabelTransform
 from pipeline.store.reader import LabelStore
 from pipeline.store.schema import BACKGROUND, GEOMETRY
 from pipeline.views import Shape
 
 ASSIGNED = "assigned"
-"""The key under which a sample's meta data carries its positives."""
+"""The key under which a sample's meta data carries its `Positives`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Positives:
+    """The positive priors of a view, and what they learn.
+
+    Attributes:
+        cells: (N, 3) int64 level, row and column of each.
+        boxes: (N, 4) float32, xyxy in pixels of the view.
+        labels: (N,) int64.
+    """
+
+    cells: np.ndarray
+    boxes: np.ndarray
+    labels: np.ndarray
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Positives":
+        """Itself: mmengine copies meta data deeply, and this never changes."""
+        return self
 
 
 @TRANSFORMS.register_module()
 class CheckObjects(BaseTransform):
     """Refuses an image whose objects, or view, are not those that the store was made from.
+
+    Each process checks a view when it first shows it.
 
     Required keys: view, view_index, ori_shape, instances.
 
@@ -38,6 +61,7 @@ class CheckObjects(BaseTransform):
 
     def __init__(self, store: str | Path) -> None:
         self.store = LabelStore(store)
+        self._checked = np.zeros(len(self.store), np.bool_)
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         """Change nothing.
@@ -45,7 +69,13 @@ class CheckObjects(BaseTransform):
         Raises:
             UserError: the objects or the view are others.
         """
-        self._check_view(results)
+        if not self._checked[results["view_index"]]:
+            self._check_view(results)
+            self._check_objects(results)
+            self._checked[results["view_index"]] = True
+        return results
+
+    def _check_objects(self, results: dict[str, Any]) -> None:
         instances = results["instances"]
         objects = Objects(
             boxes=np.array([i["bbox"] for i in instances], np.float64).reshape(-1, 4),
@@ -57,7 +87,6 @@ class CheckObjects(BaseTransform):
                 f"the objects of image {results['img_id']} are not those that the store "
                 f"{self.store.path} was made from; run `lad labels --replace`"
             )
-        return results
 
     def _check_view(self, results: dict[str, Any]) -> None:
         place = results["view_index"]
@@ -72,12 +101,10 @@ class CheckObjects(BaseTransform):
 
 
 @TRANSFORMS.register_module()
-class AttachAssignment(BaseTransform):
+class AttachAssignment(LabelTransform):
     """Attaches the cached assignment of the view: its positives and what they learn.
 
-    Required keys: view_index, gt_bboxes, gt_bboxes_labels. Added key: assigned, a dict of cells
-    (N, 3) int64 level, row and column of each positive prior, boxes (N, 4) float32 xyxy pixels of
-    the view, labels (N,) int64.
+    Required keys: view_index, gt_bboxes, gt_bboxes_labels. Added key: assigned, `Positives`.
 
     Args:
         store: the label store.
@@ -85,20 +112,24 @@ class AttachAssignment(BaseTransform):
     """
 
     def __init__(self, store: str | Path, grid: PriorGrid) -> None:
+        super().__init__()
         self.store = LabelStore(store)
         self.grid = grid
 
-    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
-        """Attach the assignment."""
-        view = results["view_index"]
+    def read(self, view: int) -> tuple[np.ndarray, np.ndarray]:
+        """The cells (N, 3) of the positive priors, and the object (N,) that each learns."""
         assigned = self.store.assigned(view)
         priors = np.flatnonzero(assigned != BACKGROUND)
-        objects = assigned[priors]
-        results[ASSIGNED] = {
-            "cells": self.grid.cells(priors, self.store.padded(view)),
-            "boxes": results["gt_bboxes"].tensor.numpy()[objects],
-            "labels": results["gt_bboxes_labels"][objects],
-        }
+        return self.grid.cells(priors, self.store.padded(view)), assigned[priors]
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Attach the assignment."""
+        cells, objects = self.labels(results["view_index"])
+        results[ASSIGNED] = Positives(
+            cells=cells,
+            boxes=results["gt_bboxes"].tensor.numpy()[objects],
+            labels=results["gt_bboxes_labels"][objects],
+        )
         return results
 
 
@@ -122,12 +153,12 @@ class CachedLADHead(ObjectnessLADHead):
             level_shapes: (rows, columns) of the batch's feature maps.
             device: where the losses are computed.
         """
-        found = [sample.metainfo[ASSIGNED] for sample in samples]
-        level, row, column = np.concatenate([one["cells"] for one in found]).T
-        counts = [len(one["labels"]) for one in found]
+        found: list[Positives] = [sample.metainfo[ASSIGNED] for sample in samples]
+        level, row, column = np.concatenate([one.cells for one in found]).T
+        counts = [len(one.labels) for one in found]
         place = self.places(level, row, column, counts, level_shapes)
-        boxes = np.concatenate([one["boxes"] for one in found])
-        labels = np.concatenate([one["labels"] for one in found])
+        boxes = np.concatenate([one.boxes for one in found])
+        labels = np.concatenate([one.labels for one in found])
         return label_assignment(
             self,
             own_grid(self, samples, level_shapes, device),

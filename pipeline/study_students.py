@@ -14,15 +14,14 @@ from mmdet.models.detectors import PAA
 from mmdet.models.losses import GIoULoss
 from mmdet.models.utils import levels_to_images
 from mmengine.config import ConfigDict
-from mmengine.dataset import pseudo_collate
 from mmengine.device import get_device
 from mmengine.logging import MMLogger
 from mmengine.optim import build_optim_wrapper
 from mmengine.runner import set_random_seed
 from torch import Tensor
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from pipeline.batches import view_loader
 from pipeline.detector import build_detector, preprocessing
 from pipeline.labelling import ask
 from pipeline.losses import SoftLabelLoss
@@ -145,12 +144,7 @@ class Course:
         yield
         for epoch, batches in enumerate(plans):
             student.train()
-            loader: DataLoader[Any] = DataLoader(
-                self.dataset,
-                batch_sampler=batches,
-                num_workers=training.workers,
-                collate_fn=pseudo_collate,
-            )
+            loader = view_loader(self.dataset, batches, training.workers)
             for batch in tqdm(loader, desc=f"{way} epoch {epoch + 1}", mininterval=2):
                 wrapper.update_params(self._loss(way, student, batch))
                 schedule.step()

@@ -14,8 +14,10 @@ import numpy as np
 import torch
 from mmdet.models.dense_heads import PAAHead
 from mmdet.models.detectors import PAA
+from mmdet.models.losses import FocalLoss
 from mmdet.models.utils import levels_to_images
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from pipeline.assignment.paa import (
     BACKGROUND,
@@ -133,10 +135,37 @@ def candidate_costs(head: PAAHead, outputs: Outputs, candidates: Candidates) -> 
     if not len(places):
         return scores.new_zeros(0)
     # What `PAAHead.get_pos_loss` computes, without its copies.
-    of_class = head.loss_cls(scores, candidates.labels, reduction_override="none").sum(1)
+    of_class = class_costs(head.loss_cls, scores, candidates.labels)
     decoded = head.bbox_coder.decode(candidates.anchors, deltas)
     of_box: Tensor = head.loss_bbox(decoded, candidates.boxes, reduction_override="none")
     return of_box + of_class
+
+
+def class_costs(loss_cls: Any, scores: Tensor, labels: Tensor) -> Tensor:
+    """The classes' loss of each row, summed over classes: (N,), without gradient.
+
+    Of mmdet's focal loss on the CPU, the operations on a number are those of its own, in their
+    order, so the result is the same to the last bit. But its every operation is on all classes
+    twice, as one that is there and one that is not; here the label's alone is written over.
+
+    Args:
+        loss_cls: of a head.
+        scores: (N, C) logits.
+        labels: (N,) int64.
+    """
+    if type(loss_cls) is not FocalLoss or loss_cls.activated or scores.is_cuda:
+        result: Tensor = loss_cls(scores, labels, reduction_override="none").sum(1)
+        return result
+    gamma, alpha = loss_cls.gamma, loss_cls.alpha
+    log_p = logsigmoid(scores)
+    p = scores.sigmoid()
+    label = labels[:, None]
+    own = (0 * scores.gather(1, label) - log_p.gather(1, label)) * (
+        (1 - p.gather(1, label)).pow_(gamma) * alpha
+    )
+    losses = torch.sub(scores, log_p, out=log_p).mul_(p.pow_(gamma).mul_(1 - alpha))
+    losses.scatter_(1, label, own)
+    return losses.mul_(loss_cls.loss_weight).sum(1)
 
 
 @dataclass(frozen=True)
@@ -282,7 +311,9 @@ class Teacher:
         """Priors (P, 4) and their levels (P,); kept, as views of a bucket follow each other."""
         key = tuple(padded), device
         if self._grid is None or self._grid[0] != key:
-            self._grid = key, self.grid.boxes(padded, device), self.grid.levels(padded, device)
+            # Stored as columns, in which `overlaps` reads them.
+            priors = self.grid.boxes(padded, device).T.contiguous().T
+            self._grid = key, priors, self.grid.levels(padded, device)
         return self._grid[1:]
 
 

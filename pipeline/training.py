@@ -18,6 +18,7 @@ from mmengine.runner import Runner
 from torch import Tensor
 from tqdm import tqdm
 
+from pipeline.batches import collate_views
 from pipeline.dataset import DataInfo
 from pipeline.errors import UserError
 from pipeline.params import Training
@@ -122,6 +123,7 @@ def train(
             persistent_workers=training.workers > 0,
             sampler=dict(type="ViewSampler", seed=training.seed),
             batch_sampler=dict(type="AspectRatioBatchSampler"),
+            collate_fn=dict(type=collate_views),
             dataset=dict(
                 type="ViewDataset",
                 plan=plan,

@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dataset import pseudo_collate
 from torch import Tensor
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from pipeline.batches import view_loader
 from pipeline.coco import load_images
 from pipeline.dataset import DataInfo, load_data_info
 from pipeline.errors import UserError
@@ -173,12 +172,7 @@ def _recompute(
         "this teacher, data set or machine (`--no-teacher` checks the rest)",
     )
     batches = _sample(store, sample)
-    loader: DataLoader[Any] = DataLoader(
-        view_dataset(data, store.plan()),
-        batch_sampler=batches,
-        num_workers=workers,
-        collate_fn=pseudo_collate,
-    )
+    loader = view_loader(view_dataset(data, store.plan()), batches, workers)
     with _threads(store.made_with.get("threads")):
         for views, batch in zip(batches, tqdm(loader, desc="recompute"), strict=True):
             assignment, beliefs = ask(teacher, batch, soft)

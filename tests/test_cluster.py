@@ -168,11 +168,12 @@ def test_a_worker_with_another_teacher_is_refused(labelled, tmp_path) -> None:
 def test_images_are_loaded_in_order(labelled, threads: int) -> None:
     class Numbers:
         def __getitem__(self, view: int) -> dict:
-            return {"view": view}
+            return {"inputs": torch.full((1,), view), "data_samples": view}
 
     batches = [[3, 4], [5], [9, 8, 7], [1]]
-    found = [batch["view"] for batch in pipeline.cluster._load(Numbers(), batches, threads)]
-    assert found == batches
+    found = list(pipeline.cluster._load(Numbers(), batches, threads))
+    assert [batch["data_samples"] for batch in found] == batches
+    assert [[int(view) for view in batch["inputs"]] for batch in found] == batches
 
 
 def test_how_a_machine_is_shared_out(monkeypatch) -> None:

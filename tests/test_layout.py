@@ -66,6 +66,7 @@ LAYERS = [
     {"soft_students", "online"},
     {
         "batch_grid",
+        "batches",
         "teacher",
         "students",
         "replay",
@@ -109,6 +110,7 @@ LAYERS = [
 MMDET_MODULES = {
     "pipeline.mmcv_ops",
     "pipeline.batch_grid",
+    "pipeline.batches",
     "pipeline.online",
     "pipeline.online_students",
     "pipeline.batched_paa",

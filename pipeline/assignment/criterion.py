@@ -96,10 +96,9 @@ def fisher(costs: Tensor, group: Tensor, num_groups: int, pooled: Tensor) -> Ten
         costs: (N,) float64 of one network, finite where pooled.
         group: (N,) int64, in which group each candidate is.
         num_groups: G.
-        pooled: (N,) bool, the candidates that PAA's mixture is fitted to.
+        pooled: (M,) int64, indices of the candidates that PAA's mixture is fitted to.
     """
-    members = pooled.nonzero()[:, 0]
-    members = members[group[members].argsort(stable=True)]
+    members = pooled[group[pooled].argsort(stable=True)]
     row, slot = group[members], rank(group[members])
     pool = costs.new_zeros(num_groups, int(slot.max()) + 1 if len(slot) else TOP_K)
     valid = torch.zeros_like(pool, dtype=torch.bool)

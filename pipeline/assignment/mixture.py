@@ -9,7 +9,10 @@ Shapes: (N, K) with N sets of costs and K the room for costs in a set; component
 
 import math
 from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,86 +39,117 @@ class Mixtures:
     variances: Tensor
 
 
+Array = Any
+"""A NumPy array or a tensor; fits are written in the words that both have."""
+
+
 def fit_mixtures(costs: Tensor, valid: Tensor) -> Mixtures:
     """Fit one mixture to each row of costs.
+
+    On the CPU NumPy computes: it begins an operation in half of torch's time, and for a few
+    objects' costs that is most of it.
 
     Args:
         costs: (N, K) finite costs where `valid`; other places do not count.
         valid: (N, K) bool, at least one in each row.
     """
-    x = costs.double()
-    low = x.masked_fill(~valid, math.inf).amin(1)
-    high = x.masked_fill(~valid, -math.inf).amax(1)
-    x = torch.where(valid, x, low[:, None])
-    means = torch.stack([low, high])
-    half = torch.full_like(means, math.log(0.5))
-    fitted = torch.stack([means, torch.ones_like(means), half])
+    costs = costs.double()
+    if costs.device.type != "cpu":
+        return Mixtures(*_fit(torch, costs, valid))
+    with np.errstate(all="ignore"):
+        return Mixtures(*map(torch.from_numpy, _fit(np, costs.numpy(), valid.numpy())))
+
+
+def _fit(xp: ModuleType, x: Array, valid: Array) -> tuple[Array, Array, Array, Array]:
+    """The fields of `Mixtures`.
+
+    Args:
+        xp: numpy or torch, whose arrays these are.
+        x: (N, K) float64.
+        valid: (N, K) bool.
+    """
+    low = xp.amin(xp.where(valid, x, math.inf), 1)
+    high = xp.amax(xp.where(valid, x, -math.inf), 1)
+    x = xp.where(valid, x, low[:, None])
+    means = xp.stack([low, high])
+    fitted = xp.stack([means, xp.ones_like(means), xp.full_like(means, math.log(0.5))])
+    weight = valid * xp.ones_like(x)
 
     # Converged rows leave the iteration, so the work is that of the fits still running.
-    rows = torch.arange(len(x), device=x.device)
-    data, found = torch.stack([x, valid.double()]), fitted.clone()
-    previous = torch.full_like(low, -math.inf)
+    rows = xp.arange(len(x), device=x.device)
+    data = xp.stack([x, weight, weight / weight.sum(1)[:, None]])
+    found, previous = fitted, xp.full_like(low, -math.inf)
     for _ in range(MAX_ITERATIONS):
         if not len(rows):
             break
-        bound, found = _step(data[0], data[1], found)
-        running = (~((bound - previous).abs() < TOLERANCE)).nonzero()[:, 0]
+        bound, found = _step(xp, data, found)
+        running = ~(abs(bound - previous) < TOLERANCE)
         previous = bound
-        if len(running) < len(rows):
+        if not running.all():
             fitted[..., rows] = found
             rows, previous = rows[running], previous[running]
             data, found = data[:, running], found[..., running]
     fitted[..., rows] = found
 
-    joint = _log_joint(x, fitted)
+    joint = _log_joint(xp, x, fitted)
     means, scales, _ = fitted
-    return Mixtures(
-        first=(joint[0] >= joint[1]) & valid,
-        log_density=_log_density(joint),
-        means=means.T,
-        variances=scales.T.pow(-2),
-    )
+    return (joint[0] >= joint[1]) & valid, _log_density(xp, joint), means.T, scales.T**-2
 
 
-def _log_joint(x: Tensor, parameters: Tensor) -> Tensor:
+def _log_joint(xp: ModuleType, x: Array, parameters: Array) -> Array:
     """Log of weight times density, (2, N, K).
 
     Args:
+        xp: numpy or torch.
         x: (N, K).
         parameters: (3, 2, N) means, inverse standard deviations and log weights.
     """
     means, scales, log_weights = parameters
-    distance = (x - means[..., None]).mul_(scales[..., None])
-    exponent = distance.square_().add_(math.log(2 * math.pi)).mul_(-0.5)
-    return exponent.add_(scales.log()[..., None]).add_(log_weights[..., None])
+    joint = x - means[..., None]
+    joint *= scales[..., None]
+    joint *= joint
+    joint *= -0.5
+    joint += (xp.log(scales) + log_weights - 0.5 * math.log(2 * math.pi))[..., None]
+    return joint
 
 
-def _log_density(joint: Tensor) -> Tensor:
+def _log_density(xp: ModuleType, joint: Array) -> Array:
     """Log of the mixture's density (N, K), from what `_log_joint` gives.
 
-    Not by `torch.logaddexp`: its rounding depends on where in a batch a number stands.
+    Not by `logaddexp`: the rounding of torch's depends on where in a batch a number stands.
     """
     first, second = joint
-    return (first - second).abs_().neg_().exp_().log1p_().add_(torch.maximum(first, second))
+    density = xp.log1p(xp.exp(-abs(first - second)))
+    density += xp.maximum(first, second)
+    return density
 
 
-def _step(x: Tensor, weight: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+def _step(xp: ModuleType, data: Array, parameters: Array) -> tuple[Array, Array]:
     """One step of EM.
 
     Args:
-        x: (N, K).
-        weight: (N, K) 1 for a cost and 0 for an empty place.
+        xp: numpy or torch.
+        data: (3, N, K) costs; 1 for a cost and 0 for an empty place; the same over the number of
+            the row's costs.
         parameters: as in `_log_joint`.
 
     Returns:
         The mean log-likelihood before the step (N,), and the parameters after it.
     """
-    joint = _log_joint(x, parameters)
-    norm = _log_density(joint)
-    bound = (norm * weight).sum(1) / weight.sum(1)
-    members = joint.sub_(norm).exp_().mul_(weight)
+    x, weight, share = data
+    joint = _log_joint(xp, x, parameters)
+    density = _log_density(xp, joint)
+    joint -= density
+    members = xp.exp(joint)
+    members *= weight
     total = members.sum(2) + _EMPTY
     means = (members * x).sum(2) / total
-    variance = (x - means[..., None]).square_().mul_(members).sum(2) / total
-    scales = (variance + REGULARISATION).rsqrt_()
-    return bound, torch.stack([means, scales, (total / total.sum(0)).log_()])
+    distance = x - means[..., None]
+    distance *= distance
+    distance *= members
+    variance = distance.sum(2) / total
+    after = xp.empty_like(parameters)
+    after[0] = means
+    after[1] = (variance + REGULARISATION) ** -0.5
+    after[2] = xp.log(total / total.sum(0))
+    return (density * share).sum(1), after

@@ -80,16 +80,26 @@ def find_candidates(
     Returns:
         (B, P) int64, index of the object or `BACKGROUND`.
     """
-    if not boxes.shape[1]:
-        return torch.full((len(boxes), len(priors)), BACKGROUND, device=priors.device)
-    possible = present[..., None] if inside is None else present[..., None] & inside[:, None]
-    iou = overlaps(boxes, priors).masked_fill_(~possible, -1)
-    image, prior = (iou.amax(1) >= POSITIVE_IOU).nonzero(as_tuple=True)
     candidate = torch.full((len(boxes), len(priors)), BACKGROUND, device=priors.device)
-    candidate[image, prior] = iou[image, :, prior].argmax(1)
-    best = iou.amax(2, keepdim=True)
-    # What is not there, or has no prior, wants none.
-    image, wanting, prior = (iou == best.masked_fill(best < 0, torch.inf)).nonzero(as_tuple=True)
+    if not boxes.shape[1]:
+        return candidate
+    # What is not there has no area, overlaps nothing and, as its best is infinite, wants nothing.
+    iou = overlaps(boxes.masked_fill(~present[..., None], 0), priors)
+    if inside is not None:
+        iou.masked_fill_(~inside[:, None], -1)
+    image, prior = (iou.amax(1) >= POSITIVE_IOU).nonzero(as_tuple=True)
+    near = iou[image, :, prior]
+    candidate[image, prior] = near.argmax(1)
+    best = iou.amax(2).masked_fill_(~present, torch.inf)
+    # Most objects' best is among the priors that are candidates already; of others, search all.
+    place, wanting = (near == best[image]).nonzero(as_tuple=True)
+    image, prior = image[place], prior[place]
+    far, far_wanting = (best < POSITIVE_IOU).nonzero(as_tuple=True)
+    if len(far):
+        one, found = (iou[far, far_wanting] == best[far, far_wanting, None]).nonzero(as_tuple=True)
+        image = torch.cat([image, far[one]])
+        prior = torch.cat([prior, found])
+        wanting = torch.cat([wanting, far_wanting[one]])
     taker = torch.full_like(candidate, BACKGROUND).flatten()
     taker.scatter_reduce_(0, image * len(priors) + prior, wanting, "amax")
     return torch.where(taker >= 0, taker, candidate.flatten()).view_as(candidate)
@@ -183,7 +193,7 @@ def select_positives(costs: Tensor, objects: Tensor, levels: Tensor, num_levels:
     """
     chosen = torch.zeros_like(costs, dtype=torch.bool)
     broken = objects[~costs.isfinite()].unique()
-    members = pool_candidates(costs, objects, levels, num_levels).nonzero()[:, 0]
+    members = pool_candidates(costs, objects, levels, num_levels)
     members = members[costs[members].argsort(stable=True)]
     members = members[objects[members].argsort(stable=True)]
     slot = rank(objects[members])
@@ -212,21 +222,22 @@ def select_positives(costs: Tensor, objects: Tensor, levels: Tensor, num_levels:
 
 
 def pool_candidates(costs: Tensor, objects: Tensor, levels: Tensor, num_levels: int) -> Tensor:
-    """The `TOP_K` candidates of lowest finite cost of each object and level, (N,) bool.
+    """The `TOP_K` candidates of lowest finite cost of each object and level, (M,) int64 indices.
 
     Args:
         costs: (N,) cost of each candidate.
         objects: (N,) int64, the object of each candidate, numbered through the whole batch.
         levels: (N,) int64, the level of each candidate's prior.
         num_levels: number of levels.
+
+    Returns:
+        In order of object, level, cost and index.
     """
-    finite = costs.isfinite()
-    by_cost = torch.where(finite, costs, torch.inf).argsort(stable=True)
-    group = objects * num_levels + levels
-    by_group = by_cost[group[by_cost].argsort(stable=True)]
-    pooled = torch.zeros_like(finite)
-    pooled[by_group] = rank(group[by_group]) < TOP_K
-    return pooled & finite
+    by_cost = torch.where(costs.isfinite(), costs, torch.inf).argsort(stable=True)
+    group = (objects * num_levels + levels)[by_cost]
+    group, order = group.sort(stable=True)
+    pooled = by_cost[order[rank(group) < TOP_K]]
+    return pooled[costs[pooled].isfinite()]
 
 
 def rank(sorted_keys: Tensor) -> Tensor:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from mmengine.dataset import pseudo_collate
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from pipeline.batches import collate_views
 from pipeline.bench.measure import Figures, Row, alternate, medians
 from pipeline.bench.synthetic import SCENES, write_project
 from pipeline.dataset import load_data_info
@@ -96,7 +96,7 @@ def _epoch(dataset: ViewDataset, items: int, workers: int) -> Callable[[int], ob
         batch_size=BATCH,
         num_workers=workers,
         persistent_workers=workers > 0,
-        collate_fn=pseudo_collate,
+        collate_fn=collate_views,
     )
     return lambda _: sum(1 for _ in loader)
 
