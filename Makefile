@@ -39,10 +39,10 @@ torture: setup
 	python -m tests.torture kills --count 50
 	python -m tests.torture flips --count 500
 
-# About 10 minutes. Some parts need the demo's teacher and labels, which are made where missing.
+# About 25 minutes. Some parts need the demo's teacher and labels, which are made where missing.
 bench: setup
 	dvc repro labels
-	lad bench
+	lad bench --large
 
 # Needs uv. No index lines: the lock must not say where packages were fetched from.
 lock:

@@ -84,7 +84,7 @@ class Coding:
         Raises:
             ValueError: a probability is not a number.
         """
-        if probabilities.isnan().any():
+        if probabilities.sum().isnan():
             raise ValueError("a probability is not a number: the teacher's outputs are broken")
         # Comparing with a table gives the same codes on every device; a power would not.
         edges = self.edges().to(probabilities.device)

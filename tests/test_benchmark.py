@@ -115,10 +115,19 @@ def test_pass_rows(labelled, tmp_path) -> None:
     views = 4 * len(labelled.params.views.scales) * len(labelled.params.views.flips)
     assert figures.details["views"] == views
     assert figures.details["report"]["views"] == views
+    assert [row.at_least for row in figures.rows] == [0.9, None]
     borrowed = borrow_project(labelled.paths, tmp_path / "borrowed", images=4)
     assert infer(labelled.params, borrowed) == views
     # The project's own store was not touched.
     LabelStore(labelled.paths.labels).require_complete()
+
+
+def test_cluster_rows(labelled) -> None:
+    figures = quick(labelled, "cluster")
+    reports = figures.details["reports"]
+    views = 4 * len(labelled.params.views.scales) * len(labelled.params.views.flips)
+    assert [report["views"] for report in reports[1] + reports[2]] == [views, views]
+    assert figures.rows[0].at_least == 1.6
 
 
 def test_steps_rows(labelled) -> None:
@@ -172,5 +181,6 @@ def test_what_needs_a_project_is_skipped_without(tmp_path) -> None:
 
 def test_the_parts_are_known() -> None:
     assert set(PARTS) == {
-        *("reads", "steps", "mixture", "assignment", "pass", "loader", "growth", "memory")
+        *("reads", "steps", "mixture", "assignment", "pass", "cluster", "loader", "growth"),
+        "memory",
     }

@@ -35,6 +35,7 @@ LAYERS = [
         "train_student",
         "train_colearn",
         "bench.assignment",
+        "bench.cluster",
         "bench.growth",
         "bench.loader",
         "bench.memory",

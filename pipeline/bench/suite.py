@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from pipeline.bench.assignment import measure_assignment
+from pipeline.bench.cluster import measure_cluster
 from pipeline.bench.growth import measure_growth
 from pipeline.bench.loader import measure_loader
 from pipeline.bench.measure import Figures
@@ -159,6 +160,13 @@ def _pass(bench: Bench) -> list[Figures]:
     return figures
 
 
+def _cluster(bench: Bench) -> list[Figures]:
+    effort, project = bench.effort, bench.project()
+    if not project:
+        return [_NO_TEACHER]
+    return [measure_cluster(*project, effort.pass_images, effort.long_repeats)]
+
+
 def _loader(bench: Bench) -> list[Figures]:
     effort = bench.effort
     return [measure_loader(effort.items, effort.workers, effort.long_repeats, effort.memory_items)]
@@ -182,6 +190,7 @@ PARTS: dict[str, Callable[[Bench], list[Figures]]] = {
     "mixture": _mixture,
     "assignment": _assignment,
     "pass": _pass,
+    "cluster": _cluster,
     "loader": _loader,
     "growth": _growth,
     "memory": _memory,
