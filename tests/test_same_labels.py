@@ -11,6 +11,7 @@ import torch
 from mmcv.transforms import BaseTransform
 from mmdet.datasets.transforms import RandomCrop, RandomFlip, Resize
 from mmdet.models.dense_heads import LADHead
+from mmdet.models.losses import FocalLoss
 from mmdet.registry import MODELS, TRANSFORMS
 from mmengine.dataset import pseudo_collate
 
@@ -21,6 +22,7 @@ from pipeline.methods import cached_model, student_labels
 from pipeline.params import Student
 from pipeline.replay import Attachments, ViewDataset, view_pipeline
 from pipeline.store.reader import LabelStore
+from pipeline.teacher import class_costs
 from pipeline.views import view_plan
 
 LOSSES = ("loss_cls", "loss_bbox", "loss_iou")
@@ -298,3 +300,16 @@ def test_a_batch_without_any_object_trains(labelled) -> None:
     assert losses["loss_bbox"] == 0
     assert losses["loss_cls"] > 0
     assert all(gradient.isfinite().all() for gradient in gradients.values())
+
+
+@pytest.mark.parametrize("spread", [1, 8, 60])
+@pytest.mark.parametrize("settings", [{}, {"gamma": 1.5, "alpha": 0.3, "loss_weight": 0.7}])
+def test_class_costs_are_mmdets_to_the_last_bit(settings: dict[str, float], spread: float) -> None:
+    random = torch.Generator().manual_seed(0)
+    scores = spread * torch.randn(500, 80, generator=random)
+    labels = torch.randint(80, (500,), generator=random)
+    loss = FocalLoss(use_sigmoid=True, **settings)
+    before = scores.clone()
+    expected = loss(scores, labels, reduction_override="none").sum(1)
+    assert torch.equal(class_costs(loss, scores, labels), expected)
+    assert torch.equal(scores, before)

@@ -20,6 +20,8 @@ TOLERANCE = 1e-3
 MAX_ITERATIONS = 100
 REGULARISATION = 1e-6
 _EMPTY = 10 * torch.finfo(torch.float64).eps
+_SCALE = math.sqrt(0.5)
+_LOG_NORM = 0.5 * math.log(2 * math.pi)
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,8 @@ def _fit(xp: ModuleType, x: Array, valid: Array) -> tuple[Array, Array, Array, A
     high = xp.amax(xp.where(valid, x, -math.inf), 1)
     x = xp.where(valid, x, low[:, None])
     means = xp.stack([low, high])
-    fitted = xp.stack([means, xp.ones_like(means), xp.full_like(means, math.log(0.5))])
+    ones = xp.ones_like(means)
+    fitted = xp.stack([means, ones * _SCALE, ones * (math.log(0.5) - _LOG_NORM)])
     weight = valid * xp.ones_like(x)
 
     # Converged rows leave the iteration, so the work is that of the fits still running.
@@ -93,7 +96,8 @@ def _fit(xp: ModuleType, x: Array, valid: Array) -> tuple[Array, Array, Array, A
 
     joint = _log_joint(xp, x, fitted)
     means, scales, _ = fitted
-    return (joint[0] >= joint[1]) & valid, _log_density(xp, joint), means.T, scales.T**-2
+    variances = (scales.T / _SCALE) ** -2
+    return (joint[0] >= joint[1]) & valid, _log_density(xp, joint), means.T, variances
 
 
 def _log_joint(xp: ModuleType, x: Array, parameters: Array) -> Array:
@@ -102,15 +106,14 @@ def _log_joint(xp: ModuleType, x: Array, parameters: Array) -> Array:
     Args:
         xp: numpy or torch.
         x: (N, K).
-        parameters: (3, 2, N) means, inverse standard deviations and log weights.
+        parameters: (3, 2, N) means, inverse standard deviations times `_SCALE`, and what the log
+            is at the mean.
     """
-    means, scales, log_weights = parameters
-    joint = x - means[..., None]
-    joint *= scales[..., None]
-    joint *= joint
-    joint *= -0.5
-    joint += (xp.log(scales) + log_weights - 0.5 * math.log(2 * math.pi))[..., None]
-    return joint
+    means, scales, peaks = parameters
+    distance = x - means[..., None]
+    distance *= scales[..., None]
+    distance *= distance
+    return peaks[..., None] - distance
 
 
 def _log_density(xp: ModuleType, joint: Array) -> Array:
@@ -149,7 +152,8 @@ def _step(xp: ModuleType, data: Array, parameters: Array) -> tuple[Array, Array]
     distance *= members
     variance = distance.sum(2) / total
     after = xp.empty_like(parameters)
+    scales = (variance + REGULARISATION) ** -0.5
     after[0] = means
-    after[1] = (variance + REGULARISATION) ** -0.5
-    after[2] = xp.log(total / total.sum(0))
+    after[1] = scales * _SCALE
+    after[2] = xp.log(total / total.sum(0) * scales) - _LOG_NORM
     return (density * share).sum(1), after

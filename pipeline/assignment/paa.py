@@ -92,17 +92,19 @@ def find_candidates(
     candidate[image, prior] = near.argmax(1)
     best = iou.amax(2).masked_fill_(~present, torch.inf)
     # Most objects' best is among the priors that are candidates already; of others, search all.
-    place, wanting = (near == best[image]).nonzero(as_tuple=True)
-    image, prior = image[place], prior[place]
+    one, wanting = (near == best[image]).nonzero(as_tuple=True)
+    image, prior = image[one], prior[one]
     far, far_wanting = (best < POSITIVE_IOU).nonzero(as_tuple=True)
     if len(far):
         one, found = (iou[far, far_wanting] == best[far, far_wanting, None]).nonzero(as_tuple=True)
         image = torch.cat([image, far[one]])
         prior = torch.cat([prior, found])
         wanting = torch.cat([wanting, far_wanting[one]])
-    taker = torch.full_like(candidate, BACKGROUND).flatten()
-    taker.scatter_reduce_(0, image * len(priors) + prior, wanting, "amax")
-    return torch.where(taker >= 0, taker, candidate.flatten()).view_as(candidate)
+    place = image * len(priors) + prior
+    flat = candidate.view(-1)
+    flat[place] = BACKGROUND
+    flat.scatter_reduce_(0, place, wanting, "amax")
+    return candidate
 
 
 @dataclass(frozen=True)
