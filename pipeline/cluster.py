@@ -83,18 +83,14 @@ class TeacherPlugin(WorkerPlugin):
     Args:
         paths: absolute, and the same on all machines.
         data: the data set, likewise.
-        batch_size: views that the teacher sees at once.
         loaders: threads that load images, at most one less than `threads`.
         threads: with which it computes.
     """
 
-    def __init__(
-        self, paths: Paths, data: DataInfo, batch_size: int, loaders: int, threads: int
-    ) -> None:
+    def __init__(self, paths: Paths, data: DataInfo, loaders: int, threads: int) -> None:
         self.name = f"teacher for {paths.labels}"
         self.paths = paths
         self.data = data
-        self.batch_size = batch_size
         self.loaders = min(loaders, threads - 1)
         self.threads = threads
 
@@ -117,6 +113,7 @@ class TeacherPlugin(WorkerPlugin):
             f"the Dask worker {worker.address}, which must have the device, code and libraries "
             "of the process that starts the pass",
         )
+        self.made_with = store.made_with
         self.shards = {(shard.bucket, shard.number): shard for shard in store.layout.shards()}
         self.writer = StoreWriter(self.paths.labels, store.layout)
         self.labeller = ShardLabeller(teacher, soft, self.writer)
@@ -131,7 +128,8 @@ class TeacherPlugin(WorkerPlugin):
         shard = self.shards[bucket, number]
         if not self.writer.is_complete(shard):
             torch.set_num_threads(self.threads)
-            batches = _load(self.dataset, batches_of(shard, self.batch_size), self.loaders)
+            views = batches_of(shard, self.writer.layout, self.made_with)
+            batches = _load(self.dataset, views, self.loaders)
             first = next(batches)
             with Background(AHEAD) as background, self.network:
                 self.labeller.label(shard, chain([first], batches), background)
@@ -159,7 +157,7 @@ def _label(plugin: str, bucket: int, number: int) -> int:
 
 @contextmanager
 def labelled_shards(
-    labels: Labels, paths: Paths, data: DataInfo, batch_size: int, pending: list[Shard]
+    labels: Labels, paths: Paths, data: DataInfo, pending: list[Shard]
 ) -> Iterator[Iterator[int]]:
     """Have Dask label the pending shards; gives the number of views of each that is complete.
 
@@ -167,7 +165,6 @@ def labelled_shards(
         labels: the settings.
         paths: of data, teacher and store.
         data: the data set.
-        batch_size: of the store.
         pending: shards that are not complete; nobody else writes them.
 
     Raises:
@@ -176,7 +173,7 @@ def labelled_shards(
     """
     share = Share.of(labels)
     plugin = TeacherPlugin(
-        Paths(paths.root.resolve()), _absolute(data), batch_size, labels.workers, share.threads
+        Paths(paths.root.resolve()), _absolute(data), labels.workers, share.threads
     )
     with _client(labels.scheduler, share) as client:
         client.register_plugin(plugin)

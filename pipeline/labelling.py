@@ -26,7 +26,7 @@ from pipeline.paths import Paths
 from pipeline.quantise import SoftSettings, encode_share, encode_sides
 from pipeline.replay import Attachments, ViewDataset, view_pipeline
 from pipeline.store.fingerprint import Fingerprint, label_parts
-from pipeline.store.schema import ASSIGNED_GT, Shard
+from pipeline.store.schema import ASSIGNED_GT, Shard, StoreLayout
 from pipeline.teacher import FLOAT32, Assignment, Beliefs, Numerics, Outputs, Teacher
 from pipeline.views import Shape, ViewPlan
 
@@ -173,8 +173,16 @@ def view_dataset(
     )
 
 
-def batches_of(shard: Shard, size: int) -> list[list[int]]:
-    """The views of a shard, in batches for the teacher."""
+def batches_of(shard: Shard, layout: StoreLayout, made_with: dict[str, Any]) -> list[list[int]]:
+    """The views of a shard, in batches for the teacher.
+
+    Args:
+        shard: which views.
+        layout: of the store.
+        made_with: of the store: its `batch_size`, and those of buckets that have others.
+    """
+    bucket = layout.buckets[shard.bucket].name
+    size = made_with.get("bucket_batch_sizes", {}).get(bucket, made_with["batch_size"])
     views: list[int] = shard.views.tolist()
     return [views[start : start + size] for start in range(0, len(views), size)]
 

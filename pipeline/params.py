@@ -224,6 +224,9 @@ class Labels(Section):
     )
     scores: Scores = Scores()
     batch_size: PositiveInt = 16
+    bucket_batch_sizes: dict[str, PositiveInt] = Field(
+        {}, description="other batch sizes for some padded sizes, as 800x1344: 4"
+    )
     shard_rows: PositiveInt = Field(64, description="views in a shard, the unit of work")
     workers: int = Field(2, ge=0, description="processes that load images")
     autocast: Literal["bfloat16", "float16"] | None = Field(

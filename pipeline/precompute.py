@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
@@ -26,7 +26,7 @@ from pipeline.cluster import Share, labelled_shards
 from pipeline.coco import load_images
 from pipeline.dataset import load_data_info
 from pipeline.detector import preprocessing
-from pipeline.errors import UserError
+from pipeline.errors import UserError, did_you_mean
 from pipeline.labelling import (
     VERSIONS,
     batches_of,
@@ -75,10 +75,12 @@ def precompute_labels(params: Params, paths: Paths, replace: bool) -> dict[str, 
         params.labels.shard_rows,
         len(data.classes) if soft else 0,
     )
+    _require_buckets(params.labels.bucket_batch_sizes, layout)
     fingerprint = labels_fingerprint(data, teacher, model, plan, soft)
     local = params.labels.scheduler == "local"
     made_with: dict[str, Any] = {
         "batch_size": params.labels.batch_size,
+        "bucket_batch_sizes": params.labels.bucket_batch_sizes,
         "workers": params.labels.workers,
         "threads": torch.get_num_threads() if local else Share.of(params.labels).threads,
         "versions": {name: version(name) for name in VERSIONS},
@@ -91,16 +93,17 @@ def precompute_labels(params: Params, paths: Paths, replace: bool) -> dict[str, 
         clock = _Clock(paths.labels_report, digest(fingerprint))
         report = None if pending else clock.report()
         if report is None:
-            # Rounding depends on what is in a batch: an unfinished store keeps its batches.
-            size = made_with["batch_size"]
             with _progress(writer, pending) as bar:
                 if local:
                     dataset = view_dataset(data, plan)
-                    batches = chain.from_iterable(batches_of(shard, size) for shard in pending)
-                    loader = view_loader(dataset, batches, params.labels.workers)
+                    # Rounding depends on what is in a batch: an unfinished store keeps its own.
+                    batches = (batches_of(one, writer.layout, made_with) for one in pending)
+                    loader = view_loader(
+                        dataset, chain.from_iterable(batches), params.labels.workers
+                    )
                     _run(ShardLabeller(teacher, soft, writer), pending, loader, clock, bar)
                 else:
-                    with labelled_shards(params.labels, paths, data, size, pending) as shards:
+                    with labelled_shards(params.labels, paths, data, pending) as shards:
                         clock.start()
                         for views in shards:
                             clock.add(views)
@@ -109,6 +112,16 @@ def precompute_labels(params: Params, paths: Paths, replace: bool) -> dict[str, 
             with writing(paths.labels_report):
                 report = clock.finish(report)
     return report
+
+
+def _require_buckets(names: Collection[str], layout: StoreLayout) -> None:
+    known = [bucket.name for bucket in layout.buckets]
+    for name in names:
+        if name not in known:
+            raise UserError(
+                f"labels.bucket_batch_sizes: no view is padded to {name} (height x width)"
+                f"{did_you_mean(name, known)}; there are: {', '.join(known)}"
+            )
 
 
 def _open_store(

@@ -189,12 +189,12 @@ def _sample(store: LabelStore, sample: int | None) -> list[list[int]]:
 
     Whole batches, because a network's rounding depends on what is in a batch.
     """
-    size = store.made_with.get("batch_size", 1)
+    made_with = {"batch_size": 1} | store.made_with
     batches = [
         batch
         for shard in store.layout.shards()
         if store.complete[shard.bucket][shard.number] == 1
-        for batch in batches_of(shard, size)
+        for batch in batches_of(shard, store.layout, made_with)
     ]
     if sample is None:
         return batches

@@ -143,7 +143,7 @@ class OneWorker:
 
 def test_a_complete_shard_is_not_labelled_again(labelled) -> None:
     data = load_data_info(labelled.paths)
-    plugin = TeacherPlugin(labelled.paths, data, batch_size=4, loaders=0, threads=1)
+    plugin = TeacherPlugin(labelled.paths, data, loaders=0, threads=1)
     threads = torch.get_num_threads()
     plugin.setup(OneWorker())
     torch.set_num_threads(threads)
@@ -159,7 +159,7 @@ def test_a_worker_with_another_teacher_is_refused(labelled, tmp_path) -> None:
     content = torch.load(file, weights_only=True)
     content["state_dict"]["bbox_head.atss_cls.bias"] += 1
     torch.save(content, file)
-    plugin = TeacherPlugin(project.paths, load_data_info(project.paths), 4, loaders=0, threads=1)
+    plugin = TeacherPlugin(project.paths, load_data_info(project.paths), loaders=0, threads=1)
     with pytest.raises(UserError, match=r"worker tcp://here.*\n  teacher.weights: expected"):
         plugin.setup(OneWorker())
 

@@ -188,6 +188,30 @@ def test_the_report_of_a_continued_pass_is_that_of_the_whole(project, monkeypatc
     assert again["seconds"] == pytest.approx(report["seconds"])
 
 
+def test_a_bucket_may_have_a_batch_size_of_its_own(project, labelled, monkeypatch) -> None:
+    labels = project.paths.labels
+    shutil.rmtree(labels)
+    label_rows = pipeline.shard_tasks.label_rows
+    sizes: dict[str, set[int]] = {}
+
+    def noted(teacher, seen, soft):
+        sizes.setdefault("{}x{}".format(*seen.padded), set()).add(len(seen.objects))
+        return label_rows(teacher, seen, soft)
+
+    monkeypatch.setattr(pipeline.shard_tasks, "label_rows", noted)
+    first, *others = (bucket.name for bucket in LabelStore(labelled.paths.labels).layout.buckets)
+    project.change(labels={"bucket_batch_sizes": {first: 2}})
+    precompute_labels(project.params, project.paths, replace=False)
+    assert sizes == {first: {2}} | {name: {4} for name in others}
+    assert LabelStore(labels).made_with["bucket_batch_sizes"] == {first: 2}
+
+
+def test_a_batch_size_of_a_bucket_that_is_not_there_is_refused(project) -> None:
+    project.change(labels={"bucket_batch_sizes": {"192x255": 2}})
+    with pytest.raises(UserError, match="no view is padded to 192x255.*did you mean '192x256'"):
+        precompute_labels(project.params, project.paths, replace=False)
+
+
 def test_the_report_of_another_store_does_not_count(project) -> None:
     report = json.loads(project.paths.labels_report.read_text())
     project.paths.labels_report.write_text(json.dumps(report | {"fingerprint": "x", "views": 5}))

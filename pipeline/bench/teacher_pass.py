@@ -58,7 +58,7 @@ def infer(params: Params, paths: Paths, collate: Collate = pseudo_collate) -> in
         batch_sampler=[
             batch
             for shard in layout.shards()
-            for batch in batches_of(shard, params.labels.batch_size)
+            for batch in batches_of(shard, layout, params.labels.model_dump())
         ],
         num_workers=params.labels.workers,
         collate_fn=collate,
