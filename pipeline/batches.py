@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from mmdet.structures import DetDataSample
-from mmengine.registry import FUNCTIONS
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -50,13 +49,14 @@ class Images(list[Tensor]):
         return list, (list(self),)
 
 
-@FUNCTIONS.register_module()
 def collate_views(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """A batch of items of `ViewDataset`, as mmdet's preprocessors take it.
 
     Args:
         items: B of them.
 
+    Returns:
+        `inputs`, the B images, and `data_samples`, as `pseudo_collate` has them.
     """
     return {
         "inputs": Images(item["inputs"] for item in items),

@@ -25,11 +25,11 @@ from pipeline.store.schema import BACKGROUND, GEOMETRY
 from pipeline.views import Shape
 
 ASSIGNED = "assigned"
-"""The key under which a sample's meta data carries its `Positives`."""
+"""The key under which a sample's meta data carries its `CachedPositives`."""
 
 
 @dataclass(frozen=True, eq=False)
-class Positives:
+class CachedPositives:
     """The positive priors of a view, and what they learn.
 
     Attributes:
@@ -42,7 +42,7 @@ class Positives:
     boxes: np.ndarray
     labels: np.ndarray
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Positives":
+    def __deepcopy__(self, memo: dict[int, Any]) -> "CachedPositives":
         """Itself: mmengine copies meta data deeply, and this never changes."""
         return self
 
@@ -104,7 +104,7 @@ class CheckObjects(BaseTransform):
 class AttachAssignment(LabelTransform):
     """Attaches the cached assignment of the view: its positives and what they learn.
 
-    Required keys: view_index, gt_bboxes, gt_bboxes_labels. Added key: assigned, `Positives`.
+    Required keys: view_index, gt_bboxes, gt_bboxes_labels. Added key: assigned, `CachedPositives`.
 
     Args:
         store: the label store.
@@ -125,7 +125,7 @@ class AttachAssignment(LabelTransform):
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         """Attach the assignment."""
         cells, objects = self.labels(results["view_index"])
-        results[ASSIGNED] = Positives(
+        results[ASSIGNED] = CachedPositives(
             cells=cells,
             boxes=results["gt_bboxes"].tensor.numpy()[objects],
             labels=results["gt_bboxes_labels"][objects],
@@ -153,7 +153,7 @@ class CachedLADHead(ObjectnessLADHead):
             level_shapes: (rows, columns) of the batch's feature maps.
             device: where the losses are computed.
         """
-        found: list[Positives] = [sample.metainfo[ASSIGNED] for sample in samples]
+        found: list[CachedPositives] = [sample.metainfo[ASSIGNED] for sample in samples]
         level, row, column = np.concatenate([one.cells for one in found]).T
         counts = [len(one.labels) for one in found]
         place = self.places(level, row, column, counts, level_shapes)
