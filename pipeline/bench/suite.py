@@ -169,7 +169,8 @@ def _cluster(bench: Bench) -> list[Figures]:
 
 def _loader(bench: Bench) -> list[Figures]:
     effort = bench.effort
-    return [measure_loader(effort.items, effort.workers, effort.long_repeats, effort.memory_items)]
+    repeats = 3 * effort.repeats
+    return [measure_loader(effort.items, effort.workers, repeats, effort.memory_items)]
 
 
 def _growth(bench: Bench) -> list[Figures]:
