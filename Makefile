@@ -39,7 +39,7 @@ torture: setup
 	python -m tests.torture kills --count 50
 	python -m tests.torture flips --count 500
 
-# About 25 minutes. Some parts need the demo's teacher and labels, which are made where missing.
+# About 17 minutes. Some parts need the demo's teacher and labels, which are made where missing.
 bench: setup
 	dvc repro labels
 	lad bench --large
