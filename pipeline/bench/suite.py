@@ -154,7 +154,7 @@ def _pass(bench: Bench) -> list[Figures]:
     figures = [_NO_TEACHER]
     if project:
         what = "the project's teacher"
-        figures = [measure_pass(*project, effort.pass_images, effort.long_repeats, 0.9, what)]
+        figures = [measure_pass(*project, effort.pass_images, effort.repeats, 0.9, what)]
     if bench.large:
         figures.append(measure_large_pass(effort.large_images, effort.long_repeats))
     return figures
