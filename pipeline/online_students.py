@@ -113,7 +113,9 @@ class OnlineSoftLAD(OnlineLAD):
         return BatchTargets(
             inside=inside,
             # Tensors of inference mode can't be part of a loss; indexing copies the others.
-            probabilities=beliefs.probabilities.flatten(0, 1).clone(),
+            probabilities=beliefs.probabilities.clone(
+                memory_format=torch.contiguous_format
+            ).flatten(0, 1),
             places=image * inside.shape[1] + prior,
             anchors=grid.boxes(padded, device)[prior],
             strides=strides[grid.levels(padded, device)[prior]],

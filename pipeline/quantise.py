@@ -96,10 +96,11 @@ class Coding:
 
     def decode(self, codes: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
         """Probabilities (..., P, C) float32 from what `encode` returns."""
-        # index_select takes half the time of indexing.
+        # index_select takes half the time of indexing, and a product a tenth of `where`.
         above = self.values().to(codes.device).index_select(0, codes.flatten().int())
         tail = mean.float()[..., None] * _spread(scale, codes.shape[-1])[..., None, :]
-        return torch.where(codes == TAIL, tail.clamp_(max=self.cut), above.view_as(codes)).mT
+        in_tail = (codes == TAIL).float()
+        return above.view_as(codes).addcmul_(tail.clamp_(max=self.cut), in_tail).mT
 
 
 def tail_scale(probabilities: Tensor, codes: Tensor) -> Tensor:
@@ -124,20 +125,21 @@ def tail_mean(probabilities: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
 
 
 def _tail(by_class: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
-    """What is in the tail, (..., C, P) float64, and where there is any."""
-    in_tail = codes == TAIL
-    return torch.where(in_tail, by_class, 0).double(), in_tail
+    """What is in the tail and else 0, and 1 where it is; (..., C, P) float64."""
+    # Not by `where`, which takes ten times as long.
+    in_tail = (codes == TAIL).double()
+    return by_class * in_tail, in_tail
 
 
 def _scale(tail: Tensor, in_tail: Tensor) -> Tensor:
     usual = _ratio(tail.sum(-1), in_tail.sum(-1), 0)
-    expected = torch.where(in_tail, usual[..., None], 0).sum(-2)
+    expected = (in_tail * usual[..., None]).sum(-2)
     return _scale_code(_ratio(_by_run(tail.sum(-2)), _by_run(expected), 1))
 
 
 def _mean(tail: Tensor, in_tail: Tensor, scale: Tensor) -> Tensor:
     spread = _spread(scale, in_tail.shape[-1]).double()
-    return _ratio(tail.sum(-1), torch.where(in_tail, spread[..., None, :], 0).sum(-1), 0)
+    return _ratio(tail.sum(-1), (in_tail * spread[..., None, :]).sum(-1), 0)
 
 
 def _ratio(numerator: Tensor, denominator: Tensor, otherwise: float) -> Tensor:

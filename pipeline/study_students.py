@@ -101,7 +101,10 @@ class Course:
         assert beliefs is not None
         # What was made in inference mode can't be part of a loss.
         names = ("probabilities", "overlap", "boxes", "iou")
-        copied = Beliefs(**{name: getattr(beliefs, name).clone() for name in names})
+        as_decoded = torch.contiguous_format
+        copied = Beliefs(
+            **{name: getattr(beliefs, name).clone(memory_format=as_decoded) for name in names}
+        )
         return SoftBatch(images, copied, self.teacher.grid.levels(padded, images.device), padded)
 
     def stages(self) -> Iterator[tuple[str, PAA]]:

@@ -15,7 +15,6 @@ import torch
 from mmdet.models.dense_heads import PAAHead
 from mmdet.models.detectors import PAA
 from mmdet.models.losses import FocalLoss
-from mmdet.models.utils import levels_to_images
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
@@ -88,7 +87,8 @@ def stack_levels(levels: Sequence[Sequence[Tensor]]) -> Outputs:
         levels: of each level the class logits (B, C, H, W), the encoded boxes (B, 4, H, W) and the
             logits of the IoU branch (B, 1, H, W), as three lists.
     """
-    scores, deltas, iou = (torch.stack(levels_to_images(maps)) for maps in levels)
+    # Stored channel by channel, as the maps are: turning them around costs more than an assignment.
+    scores, deltas, iou = (torch.cat([m.flatten(2) for m in maps], 2).mT for maps in levels)
     return Outputs(scores, deltas, iou[..., 0])
 
 
@@ -128,11 +128,10 @@ def candidate_costs(head: PAAHead, outputs: Outputs, candidates: Candidates) -> 
     Returns:
         (N,).
     """
-    places = candidates.image * outputs.scores.shape[1] + candidates.prior
     scores, deltas = (
-        part.flatten(0, 1).index_select(0, places) for part in (outputs.scores, outputs.deltas)
+        part[candidates.image, candidates.prior] for part in (outputs.scores, outputs.deltas)
     )
-    if not len(places):
+    if not len(scores):
         return scores.new_zeros(0)
     # What `PAAHead.get_pos_loss` computes, without its copies.
     of_class = class_costs(head.loss_cls, scores, candidates.labels)

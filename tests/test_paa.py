@@ -21,6 +21,14 @@ def random_boxes(rng: np.random.Generator, count: int) -> torch.Tensor:
     return torch.from_numpy(np.concatenate([corner, corner + size], 1)).float()
 
 
+def candidates(boxes: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+    """The object of each prior, (B, P)."""
+    image, prior, taken = find_candidates(GRID.boxes(PADDED), boxes, present)
+    found = torch.full((len(boxes), GRID.count(PADDED)), BACKGROUND)
+    found[image, prior] = taken
+    return found
+
+
 def mmdet_candidates(boxes: torch.Tensor) -> torch.Tensor:
     assigner = MaxIoUAssigner(pos_iou_thr=0.1, neg_iou_thr=0.1, min_pos_iou=0, ignore_iof_thr=-1)
     result = assigner.assign(
@@ -34,7 +42,7 @@ def mmdet_candidates(boxes: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("seed", range(5))
 def test_candidates_equal_mmdet(count: int, seed: int) -> None:
     boxes = random_boxes(np.random.default_rng(seed), count)
-    found = find_candidates(GRID.boxes(PADDED), boxes[None], torch.ones(1, count, dtype=bool))
+    found = candidates(boxes[None], torch.ones(1, count, dtype=bool))
     assert torch.equal(found[0], mmdet_candidates(boxes))
 
 
@@ -50,14 +58,14 @@ def test_candidates_equal_mmdet(count: int, seed: int) -> None:
 )
 def test_candidates_equal_mmdet_in_odd_cases(boxes: list) -> None:
     boxes = torch.tensor(boxes, dtype=torch.float32)
-    found = find_candidates(GRID.boxes(PADDED), boxes[None], torch.ones(1, len(boxes), dtype=bool))
+    found = candidates(boxes[None], torch.ones(1, len(boxes), dtype=bool))
     assert torch.equal(found[0], mmdet_candidates(boxes))
 
 
 def test_crowds_and_padding_get_no_candidates() -> None:
     boxes = random_boxes(np.random.default_rng(3), 6)
     present = torch.tensor([[True, False, True, False, True, True]])
-    found = find_candidates(GRID.boxes(PADDED), boxes[None], present)[0]
+    found = candidates(boxes[None], present)[0]
     kept = present[0].nonzero()[:, 0]
     expected = mmdet_candidates(boxes[kept])
     expected = torch.where(expected >= 0, kept[expected], BACKGROUND)
@@ -69,11 +77,9 @@ def test_an_image_does_not_depend_on_its_batch() -> None:
     boxes = torch.stack([random_boxes(rng, 9) for _ in range(4)])
     present = torch.ones(4, 9, dtype=bool)
     present[2, 5:] = False
-    together = find_candidates(GRID.boxes(PADDED), boxes, present)
+    together = candidates(boxes, present)
     for image in range(4):
-        alone = find_candidates(
-            GRID.boxes(PADDED), boxes[image : image + 1], present[image : image + 1]
-        )
+        alone = candidates(boxes[image : image + 1], present[image : image + 1])
         assert torch.equal(alone[0], together[image])
 
 

@@ -13,15 +13,18 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 TOLERANCE = 1e-3
 MAX_ITERATIONS = 100
 REGULARISATION = 1e-6
 _EMPTY = 10 * torch.finfo(torch.float64).eps
-_SCALE = math.sqrt(0.5)
 _LOG_NORM = 0.5 * math.log(2 * math.pi)
+_NOBODY = 300.0
+"""Added to a log density, it leaves a member of 1e-130, which no sum notices."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Mixtures:
 
     Attributes:
         first: (N, K) bool, the cost belongs to component 0, the one of low costs.
-        log_density: (N, K) float64, log of the mixture's density at the cost.
+        log_density: (N, K) float64, log of the mixture's density at the cost; 0 at empty places.
         means: (N, 2) float64 of the components.
         variances: (N, 2) float64 of the components.
     """
@@ -58,8 +61,23 @@ def fit_mixtures(costs: Tensor, valid: Tensor) -> Mixtures:
     costs = costs.double()
     if costs.device.type != "cpu":
         return Mixtures(*_fit(torch, costs, valid))
+    used = _used_columns(valid.numpy())
     with np.errstate(all="ignore"):
-        return Mixtures(*map(torch.from_numpy, _fit(np, costs.numpy(), valid.numpy())))
+        fits = _fit(np, costs.numpy()[:, :used], valid.numpy()[:, :used])
+    first, log_density, means, variances = map(torch.from_numpy, fits)
+    empty = (0, costs.shape[1] - used)
+    return Mixtures(pad(first, empty), pad(log_density, empty), means, variances)
+
+
+def _used_columns(valid: npt.NDArray[np.bool_]) -> int:
+    """The number of columns up to the last one with a cost, in eights or all.
+
+    NumPy adds numbers in eight sums. In whole eights, empty columns more or less change none of
+    them, so a fit does not depend on the others.
+    """
+    columns = np.flatnonzero(valid.any(axis=0))
+    last = int(columns[-1]) + 1 if len(columns) else 0
+    return min(max(-(-last // 8), 1) * 8, valid.shape[1])
 
 
 def _fit(xp: ModuleType, x: Array, valid: Array) -> tuple[Array, Array, Array, Array]:
@@ -75,45 +93,56 @@ def _fit(xp: ModuleType, x: Array, valid: Array) -> tuple[Array, Array, Array, A
     x = xp.where(valid, x, low[:, None])
     means = xp.stack([low, high])
     ones = xp.ones_like(means)
-    fitted = xp.stack([means, ones * _SCALE, ones * (math.log(0.5) - _LOG_NORM)])
+    parameters = xp.stack([means, ones / 2, ones * (math.log(0.5) - _LOG_NORM)])
     weight = valid * xp.ones_like(x)
+    data = xp.stack([x, (1 - weight) * _NOBODY, weight / weight.sum(1)[:, None]])
 
-    # Converged rows leave the iteration, so the work is that of the fits still running.
+    fitted = xp.empty_like(parameters)
     rows = xp.arange(len(x), device=x.device)
-    data = xp.stack([x, weight, weight / weight.sum(1)[:, None]])
-    found, previous = fitted, xp.full_like(low, -math.inf)
+    running = xp.ones_like(rows, dtype=bool)
+    squares = _squares(x, means)
+    previous = xp.full_like(low, -math.inf)
     for _ in range(MAX_ITERATIONS):
-        if not len(rows):
-            break
-        bound, found = _step(xp, data, found)
-        running = ~(abs(bound - previous) < TOLERANCE)
+        bound, parameters, squares = _step(xp, data, parameters, squares)
+        ended = running & (abs(bound - previous) < TOLERANCE)
         previous = bound
-        if not running.all():
-            fitted[..., rows] = found
+        if not ended.any():
+            continue
+        fitted[..., rows[ended]] = parameters[..., ended]
+        running &= ~ended
+        left = int(running.sum())
+        if not left:
+            break
+        # Sorting out what has ended takes time, too.
+        if left <= 0.75 * len(rows):
             rows, previous = rows[running], previous[running]
-            data, found = data[:, running], found[..., running]
-    fitted[..., rows] = found
+            data, parameters = data[:, running], parameters[..., running]
+            squares = squares[:, running]
+            running = running[running]
+    fitted[..., rows[running]] = parameters[..., running]
 
-    joint = _log_joint(xp, x, fitted)
-    means, scales, _ = fitted
-    variances = (scales.T / _SCALE) ** -2
-    return (joint[0] >= joint[1]) & valid, _log_density(xp, joint), means.T, variances
+    means, precisions, peaks = fitted
+    joint = _log_joint(_squares(x, means), precisions, peaks)
+    density = xp.where(valid, _log_density(xp, joint), 0)
+    return (joint[0] >= joint[1]) & valid, density, means.T, 0.5 / precisions.T
 
 
-def _log_joint(xp: ModuleType, x: Array, parameters: Array) -> Array:
+def _squares(x: Array, means: Array) -> Array:
+    """Squared distances (2, N, K) of costs (N, K) from means (2, N)."""
+    squares = x - means[..., None]
+    squares *= squares
+    return squares
+
+
+def _log_joint(squares: Array, precisions: Array, peaks: Array) -> Array:
     """Log of weight times density, (2, N, K).
 
     Args:
-        xp: numpy or torch.
-        x: (N, K).
-        parameters: (3, 2, N) means, inverse standard deviations times `_SCALE`, and what the log
-            is at the mean.
+        squares: (2, N, K) squared distances from the means.
+        precisions: (2, N), halved.
+        peaks: (2, N) what the log is at the mean.
     """
-    means, scales, peaks = parameters
-    distance = x - means[..., None]
-    distance *= scales[..., None]
-    distance *= distance
-    return peaks[..., None] - distance
+    return peaks[..., None] - squares * precisions[..., None]
 
 
 def _log_density(xp: ModuleType, joint: Array) -> Array:
@@ -127,33 +156,38 @@ def _log_density(xp: ModuleType, joint: Array) -> Array:
     return density
 
 
-def _step(xp: ModuleType, data: Array, parameters: Array) -> tuple[Array, Array]:
+def _step(
+    xp: ModuleType, data: Array, parameters: Array, squares: Array
+) -> tuple[Array, Array, Array]:
     """One step of EM.
 
     Args:
         xp: numpy or torch.
-        data: (3, N, K) costs; 1 for a cost and 0 for an empty place; the same over the number of
-            the row's costs.
-        parameters: as in `_log_joint`.
+        data: (3, N, K) costs; 0 for a cost and `_NOBODY` for an empty place; 1 over the number of
+            the row's costs for a cost and 0 for an empty place.
+        parameters: (3, 2, N) means, halved precisions, and what `_log_joint` is at the mean.
+        squares: (2, N, K) of `_squares`.
 
     Returns:
-        The mean log-likelihood before the step (N,), and the parameters after it.
+        The mean log-likelihood before the step (N,); parameters and squares after it.
     """
-    x, weight, share = data
-    joint = _log_joint(xp, x, parameters)
+    x, empty, share = data
+    _, precisions, peaks = parameters
+    joint = _log_joint(squares, precisions, peaks)
     density = _log_density(xp, joint)
+    bound = (density * share).sum(1)
+    density += empty
     joint -= density
     members = xp.exp(joint)
-    members *= weight
     total = members.sum(2) + _EMPTY
     means = (members * x).sum(2) / total
-    distance = x - means[..., None]
-    distance *= distance
-    distance *= members
-    variance = distance.sum(2) / total
-    after = xp.empty_like(parameters)
-    scales = (variance + REGULARISATION) ** -0.5
-    after[0] = means
-    after[1] = scales * _SCALE
-    after[2] = xp.log(total / total.sum(0) * scales) - _LOG_NORM
-    return (density * share).sum(1), after
+    squares = _squares(x, means)
+    members *= squares
+    variance = members.sum(2) / total
+    variance += REGULARISATION
+    parameters = xp.empty_like(parameters)
+    parameters[0] = means
+    parameters[1] = 0.5 / variance
+    total /= total[0] + total[1]
+    parameters[2] = xp.log(total * variance**-0.5) - _LOG_NORM
+    return bound, parameters, squares
