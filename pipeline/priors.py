@@ -60,14 +60,14 @@ class PriorGrid:
             torch.arange(len(self.strides), device=device), sizes, output_size=self.count(padded)
         )
 
-    def cells(self, priors: npt.NDArray[np.int64], padded: Shape) -> npt.NDArray[np.int64]:
+    def cells(self, priors: npt.NDArray[np.int64], padded: Shape) -> npt.NDArray[np.int16]:
         """Where priors lie, independent of the padded size: (N, 3) level, row, column.
 
         Args:
             priors: (N,) indices in the grid of a view with the size `padded`.
             padded: (height, width) of that view.
         """
-        return _all_cells(self, padded)[priors].astype(np.int64)
+        return _all_cells(self, padded).take(priors, axis=0)
 
 
 @lru_cache(maxsize=256)

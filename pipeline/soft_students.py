@@ -38,7 +38,7 @@ class SoftTargets:
         padded: (height, width) of the view's own grid.
         tail_mean: (C,) float16 mean probability of each class's tail.
         tail_scale: (R,) uint8 codes of its scale for runs of priors.
-        cells: (N, 3) int64 level, row, column of the priors with a teacher box.
+        cells: (N, 3) int16 level, row, column of the priors with a teacher box.
         overlap: (N,) uint8 code of the best IoU of that box with an object.
         boxes: (N, 4) int8 codes of left, top, right, bottom from the prior's centre in strides.
         iou: (N,) uint8 code of the teacher's IoU prediction.
@@ -200,7 +200,7 @@ class SoftLADHead(CachedLADHead):
             device: of the result.
         """
         targets: list[SoftTargets] = [getattr(sample, SOFT) for sample in samples]
-        level, row, column = np.concatenate([one.cells for one in targets]).T
+        level, row, column = np.concatenate([one.cells for one in targets], dtype=np.int64).T
         counts = [len(one.cells) for one in targets]
         overlap, boxes, iou = (
             decode(

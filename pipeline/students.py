@@ -30,16 +30,18 @@ ASSIGNED = "assigned"
 
 @dataclass(frozen=True, eq=False)
 class CachedPositives:
-    """The positive priors of a view, and what they learn.
+    """The N positive priors of a view with M objects, and what they learn.
 
     Attributes:
-        cells: (N, 3) int64 level, row and column of each.
-        boxes: (N, 4) float32, xyxy in pixels of the view.
-        labels: (N,) int64.
+        cells: (N, 3) int16 level, row and column of each.
+        objects: (N,) int16 the object of each.
+        boxes: (M, 4) float32 of the objects, xyxy in pixels of the view.
+        labels: (M,) int64 of the objects.
     """
 
     cells: np.ndarray
-    boxes: np.ndarray
+    objects: np.ndarray
+    boxes: Tensor
     labels: np.ndarray
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "CachedPositives":
@@ -120,15 +122,16 @@ class AttachAssignment(LabelTransform):
         """The cells (N, 3) of the positive priors, and the object (N,) that each learns."""
         assigned = self.store.assigned(view)
         priors = np.flatnonzero(assigned != BACKGROUND)
-        return self.grid.cells(priors, self.store.padded(view)), assigned[priors]
+        return self.grid.cells(priors, self.store.padded(view)), assigned.take(priors)
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         """Attach the assignment."""
         cells, objects = self.labels(results["view_index"])
         results[ASSIGNED] = CachedPositives(
             cells=cells,
-            boxes=results["gt_bboxes"].tensor.numpy()[objects],
-            labels=results["gt_bboxes_labels"][objects],
+            objects=objects,
+            boxes=results["gt_bboxes"].tensor,
+            labels=results["gt_bboxes_labels"],
         )
         return results
 
@@ -154,17 +157,19 @@ class CachedLADHead(ObjectnessLADHead):
             device: where the losses are computed.
         """
         found: list[CachedPositives] = [sample.metainfo[ASSIGNED] for sample in samples]
-        level, row, column = np.concatenate([one.cells for one in found]).T
-        counts = [len(one.labels) for one in found]
+        level, row, column = np.concatenate([one.cells for one in found], dtype=np.int64).T
+        counts = [len(one.cells) for one in found]
         place = self.places(level, row, column, counts, level_shapes)
-        boxes = np.concatenate([one.boxes for one in found])
-        labels = np.concatenate([one.labels for one in found])
+        before = np.cumsum([0, *(len(one.labels) for one in found[:-1])])
+        objects = np.concatenate([one.objects for one in found]) + np.repeat(before, counts)
+        labels = np.concatenate([one.labels for one in found])[objects]
+        boxes = torch.cat([one.boxes for one in found])[torch.from_numpy(objects)]
         return label_assignment(
             self,
             own_grid(self, samples, level_shapes, device),
             places=torch.from_numpy(place).to(device, non_blocking=True),
             labels=torch.from_numpy(labels).to(device, non_blocking=True),
-            boxes=torch.from_numpy(boxes).to(device, non_blocking=True),
+            boxes=boxes.to(device, non_blocking=True),
             anchors=self.anchors(level, row, column).to(device, non_blocking=True),
         )
 

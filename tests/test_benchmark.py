@@ -16,7 +16,6 @@ from pipeline.bench.synthetic import borrow_project
 from pipeline.bench.teacher_pass import infer
 from pipeline.random_teacher import MODEL, SCALE, RandomTeacher, draw_view, random_objects
 from pipeline.store.reader import LabelStore
-from pipeline.teacher import stack_levels
 
 
 def quick(project, part: str):
@@ -84,7 +83,7 @@ def test_the_timed_assignments_are_the_same() -> None:
     rng = np.random.default_rng(1)
     views = [draw_view(teacher, random_objects(rng, count), SCALE) for count in (1, 7)]
     levels = levels_of(views)
-    ours = assign(teacher, views, stack_levels(levels)).objects
+    ours = assign(teacher, views, levels).objects
     labels, _, boxes, *_ = assign_mmdet(head, views, levels)
     positive = ours >= 0
     assert positive.any(1).all()

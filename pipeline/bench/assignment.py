@@ -1,4 +1,4 @@
-"""The assignment of a view from a head's outputs, against mmdet's `LADHead`; and how it grows."""
+"""The assignment of a view from what a head returns, against mmdet's `LADHead`; how it grows."""
 
 import pipeline.mmcv_ops  # noqa: F401
 
@@ -20,7 +20,7 @@ from pipeline.random_teacher import (
     draw_view,
     random_objects,
 )
-from pipeline.teacher import Assignment, Outputs, stack_levels
+from pipeline.teacher import Assignment, stack_levels
 
 OBJECTS = 7
 """Of a view of COCO."""
@@ -51,9 +51,10 @@ def levels_of(views: Sequence[DrawnView]) -> Levels:
     return scores, deltas, iou
 
 
-def assign(teacher: RandomTeacher, views: Sequence[DrawnView], outputs: Outputs) -> Assignment:
-    """Our assignment of a batch of views of one size, from what `Teacher.forward` returns."""
-    return teacher.assign(outputs, [view.objects for view in views], views[0].padded)
+def assign(teacher: RandomTeacher, views: Sequence[DrawnView], levels: Levels) -> Assignment:
+    """Our assignment of a batch of views of one size, from what the head returns."""
+    objects = [view.objects for view in views]
+    return teacher.assign(stack_levels(levels), objects, views[0].padded)
 
 
 @torch.no_grad()
@@ -87,18 +88,14 @@ def measure_assignment(
         return [draw_view(teacher, random_objects(rng, count, size), size) for _ in range(VIEWS)]
 
     def ours(views: list[DrawnView]) -> Callable[[int], object]:
-        outputs = [stack_levels(view.levels) for view in views]
-        pairs = list(zip(views, outputs, strict=True))
-        return lambda _: [assign(teacher, [view], found) for view, found in pairs]
+        return lambda _: [assign(teacher, [view], view.levels) for view in views]
 
     common = draw(OBJECTS, SCALE)
     levels = levels_of(common)
-    outputs = stack_levels(levels)
     ways: dict[str, Callable[[int], object]] = {
         "ours": ours(common),
-        "ours, levels": lambda _: [assign(teacher, [v], stack_levels(v.levels)) for v in common],
         "mmdet": lambda _: [assign_mmdet(head, [v], v.levels) for v in common],
-        "ours, batch": lambda _: assign(teacher, common, outputs),
+        "ours, batch": lambda _: assign(teacher, common, levels),
         "mmdet, batch": lambda _: assign_mmdet(head, common, levels),
     }
     ways |= {f"{count} objects": ours(draw(count, SCALE)) for count in objects}
@@ -124,7 +121,6 @@ def measure_assignment(
     theirs = "mmdet's get_label_assignment", 1 / seconds["mmdet"], "views/s"
     rows = [
         Row(f"assignment, {which}", 1 / seconds["ours"], *theirs, at_least=10),
-        Row("the same, with the outputs of levels to join", 1 / seconds["ours, levels"], *theirs),
         Row(
             f"the same, {VIEWS} views at once",
             1 / seconds["ours, batch"],
