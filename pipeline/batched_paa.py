@@ -16,7 +16,7 @@ from torch import Tensor
 from pipeline.batch_grid import level_shapes_of
 from pipeline.objectness import ObjectnessLADHead
 from pipeline.online import assign_batch, count_fallbacks
-from pipeline.teacher import check_rule, stack_levels
+from pipeline.teacher import Outputs, check_rule
 
 SMALLEST_WEIGHT = 1e-12
 """Of a positive's box loss: mmdet's EPS."""
@@ -42,9 +42,7 @@ class BatchedPAAHead(ObjectnessLADHead):
             batch_data_samples: B samples, as the preprocessor leaves them.
         """
         outputs = self(x)
-        with torch.no_grad():
-            found = stack_levels(outputs)
-        assignment = assign_batch(self, found, batch_data_samples, level_shapes_of(x))
+        assignment = assign_batch(self, Outputs(*outputs), batch_data_samples, level_shapes_of(x))
         instances, ignored, metas = unpack_gt_instances(batch_data_samples)
         losses: dict[str, Tensor] = self.loss_by_feat(
             *outputs, instances, metas, ignored, label_assignment_results=assignment.results

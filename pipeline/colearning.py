@@ -32,7 +32,7 @@ from pipeline.online import (
     chosen_assignment,
     count_fallbacks,
 )
-from pipeline.teacher import candidate_costs, check_rule, stack_levels
+from pipeline.teacher import Outputs, candidate_costs, check_rule
 
 HeadOutputs = tuple[list[Tensor], list[Tensor], list[Tensor]]
 
@@ -147,7 +147,7 @@ class CoLAD(BaseModel):
         candidates = batch_candidates(heads[0], data_samples, shapes, inside)
         costs = torch.stack(
             [
-                candidate_costs(head, stack_levels(output), candidates)
+                candidate_costs(head, Outputs(*output), candidates)
                 for head, output in zip(heads, outputs, strict=True)
             ]
         )

@@ -86,10 +86,13 @@ def chosen_assignment(
         inside: (B, P) bool of `own_grid`.
     """
     kept = chosen.nonzero()[:, 0]
+    places = candidates.image[kept] * inside.shape[1] + candidates.prior[kept]
+    places, ascending = places.sort()
+    kept = kept[ascending]
     return label_assignment(
         head,
         inside,
-        places=(candidates.image * inside.shape[1] + candidates.prior)[kept],
+        places=places,
         labels=candidates.labels[kept],
         boxes=candidates.boxes[kept],
         anchors=candidates.anchors[kept],
@@ -120,7 +123,7 @@ def assign_batch(
         samples: B samples, as the preprocessor leaves them.
         level_shapes: (rows, columns) of the batch's feature maps.
     """
-    inside = own_grid(head, samples, level_shapes, outputs.scores.device)
+    inside = own_grid(head, samples, level_shapes, outputs.device)
     candidates = batch_candidates(head, samples, level_shapes, inside)
     positives = choose(head, candidate_costs(head, outputs, candidates), candidates)
     results = chosen_assignment(head, candidates, positives.chosen, inside)

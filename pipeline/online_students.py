@@ -102,7 +102,7 @@ class OnlineSoftLAD(OnlineLAD):
 
     def _targets(self, believed: Outputs, samples: SampleList, shapes: list[Shape]) -> BatchTargets:
         """The soft scores of a batch."""
-        device = believed.scores.device
+        device = believed.device
         boxes, _, present = pad_objects(samples, device)
         padded = samples[0].metainfo["batch_input_shape"]
         beliefs = self.teacher.believe_padded(believed, boxes, present, padded, self.min_iou)

@@ -139,7 +139,13 @@ class RandomTeacher(Teacher):
         scores = self._background(padded)
         self._add_peaks(scores, 1 - 4.4 * offset - ((size + 0.5) / 0.6) ** 2)
         iou = torch.logit(overlap.clamp(0.02, 0.98)) + 0.5 * self._normal(len(priors))
-        return Outputs(scores[None], deltas[None], iou[None])
+        return Outputs(*(self._maps(part, padded) for part in (scores, deltas, iou[:, None])))
+
+    def _maps(self, values: Tensor, padded: Shape) -> list[Tensor]:
+        """A map (1, C, H, W) for each level, from what is said of the priors (P, C)."""
+        levels = values.split(self.grid.level_sizes(padded))
+        shapes = self.grid.level_shapes(padded)
+        return [level.T.reshape(1, -1, *shape) for level, shape in zip(levels, shapes, strict=True)]
 
     def _normal(self, *shape: int) -> Tensor:
         return torch.randn(shape, generator=self.random)
@@ -188,14 +194,13 @@ class DrawnView:
     """A view of which only the objects and what a teacher says are known.
 
     Attributes:
-        levels: of each level class logits (1, C, H, W), encoded boxes (1, 4, H, W) and logits of
-            the IoU branch (1, 1, H, W), as three lists: what a head returns.
+        outputs: what a head returns.
         objects: of the view.
         sample: the same objects, as mmdet's preprocessor leaves a view's sample.
         padded: (height, width) in pixels.
     """
 
-    levels: tuple[list[Tensor], list[Tensor], list[Tensor]]
+    outputs: Outputs
     objects: Objects
     sample: DetDataSample
     padded: Shape
@@ -207,16 +212,6 @@ def draw_view(teacher: RandomTeacher, objects: Objects, size: tuple[int, int]) -
     shape = size[::-1]
     padded = padded_shape(shape, DIVISOR)
     outputs = teacher.forward(torch.empty(1, 3, *padded))
-    shapes = teacher.grid.level_shapes(padded)
-    scores, deltas, iou = (
-        [
-            level.mT.unflatten(2, place).contiguous()
-            for level, place in zip(
-                values.split(teacher.grid.level_sizes(padded), 1), shapes, strict=True
-            )
-        ]
-        for values in (outputs.scores, outputs.deltas, outputs.iou[..., None])
-    )
     sample = DetDataSample(
         metainfo={"img_shape": shape, "pad_shape": padded, "batch_input_shape": padded}
     )
@@ -224,7 +219,7 @@ def draw_view(teacher: RandomTeacher, objects: Objects, size: tuple[int, int]) -
         bboxes=torch.from_numpy(objects.boxes).float(), labels=torch.from_numpy(objects.labels)
     )
     sample.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0).long())
-    return DrawnView((scores, deltas, iou), objects, sample, padded)
+    return DrawnView(outputs, objects, sample, padded)
 
 
 def random_images(count: int, seed: int) -> list[AnnotatedImage]:

@@ -8,7 +8,7 @@ import pipeline.mmcv_ops  # noqa: F401
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -35,19 +35,50 @@ from pipeline.views import Shape
 _RULE = {"pos_iou_thr": 0.1, "neg_iou_thr": 0.1, "min_pos_iou": 0}
 
 
-@dataclass(frozen=True)
-class Outputs:
-    """What a head says of a batch.
+class Outputs(NamedTuple):
+    """What a head returns for a batch: a map for each level, of H x W cells.
 
     Attributes:
-        scores: (B, P, C) class logits.
-        deltas: (B, P, 4) encoded boxes.
-        iou: (B, P) logits of the IoU branch.
+        scores: (B, C, H, W) class logits.
+        deltas: (B, 4, H, W) encoded boxes.
+        iou: (B, 1, H, W) logits of the IoU branch.
     """
 
-    scores: Tensor
-    deltas: Tensor
-    iou: Tensor
+    scores: Sequence[Tensor]
+    deltas: Sequence[Tensor]
+    iou: Sequence[Tensor]
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return self.scores[0].device
+
+    def float(self) -> "Outputs":
+        """The same in float32."""
+        return Outputs(*([level.float() for level in maps] for maps in self))
+
+    def joined(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Class logits (B, P, C), encoded boxes (B, P, 4) and logits of the IoU branch (B, P, 1).
+
+        They are stored channel by channel, as the maps are: turning them around takes long.
+        """
+        scores, deltas, iou = (
+            torch.cat([level.flatten(2) for level in maps], 2).mT for maps in self
+        )
+        return scores, deltas, iou
+
+    def at(self, candidates: Candidates) -> tuple[Tensor, Tensor]:
+        """Class logits (N, C) and encoded boxes (N, 4) of candidates."""
+        sizes = torch.tensor([level[0, 0].numel() for level in self.scores], device=self.device)
+        ends = sizes.cumsum(0)
+        cell = candidates.prior - (ends - sizes)[candidates.level]
+        counts = candidates.level.bincount(minlength=len(sizes)).tolist()
+        places = list(zip(candidates.image.split(counts), cell.split(counts), strict=True))
+        scores, deltas = (
+            torch.cat([m.flatten(2).mT[where] for m, where in zip(maps, places, strict=True)])
+            for maps in (self.scores, self.deltas)
+        )
+        return scores, deltas
 
 
 @dataclass(frozen=True)
@@ -78,18 +109,6 @@ class Beliefs:
     overlap: Tensor
     boxes: Tensor
     iou: Tensor
-
-
-def stack_levels(levels: Sequence[Sequence[Tensor]]) -> Outputs:
-    """A head's outputs of all levels in one.
-
-    Args:
-        levels: of each level the class logits (B, C, H, W), the encoded boxes (B, 4, H, W) and the
-            logits of the IoU branch (B, 1, H, W), as three lists.
-    """
-    # Stored channel by channel, as the maps are: turning them around costs more than an assignment.
-    scores, deltas, iou = (torch.cat([m.flatten(2) for m in maps], 2).mT for maps in levels)
-    return Outputs(scores, deltas, iou[..., 0])
 
 
 def check_rule(head: PAAHead, whose: str) -> None:
@@ -128,9 +147,7 @@ def candidate_costs(head: PAAHead, outputs: Outputs, candidates: Candidates) -> 
     Returns:
         (N,).
     """
-    scores, deltas = (
-        part[candidates.image, candidates.prior] for part in (outputs.scores, outputs.deltas)
-    )
+    scores, deltas = outputs.at(candidates)
     if not len(scores):
         return scores.new_zeros(0)
     # What `PAAHead.get_pos_loss` computes, without its copies.
@@ -223,13 +240,13 @@ class Teacher:
             images: (B, 3, H, W) float32, normalised and padded.
 
         Returns:
-            The outputs, float32.
+            What the head returns, float32.
         """
         if self.numerics.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         with self._autocast():
-            found = stack_levels(self.head(self.detector.extract_feat(images)))
-        return Outputs(found.scores.float(), found.deltas.float(), found.iou.float())
+            found = Outputs(*self.head(self.detector.extract_feat(images)))
+        return found.float()
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.numerics.dtype == FLOAT32.dtype:
@@ -245,7 +262,7 @@ class Teacher:
             objects: of each view, all objects in file order; boxes in pixels of the view.
             padded: (H, W).
         """
-        device = outputs.scores.device
+        device = outputs.device
         boxes, labels, present = (part.to(device) for part in _pad(objects))
         priors, levels = self._priors_of(padded, device)
         candidates = list_candidates(priors, levels, boxes, labels, present)
@@ -255,7 +272,7 @@ class Teacher:
             candidates.level,
             len(self.grid.strides),
         )
-        assigned = torch.full(outputs.iou.shape, BACKGROUND, device=device)
+        assigned = torch.full((len(boxes), len(priors)), BACKGROUND, device=device)
         assigned[candidates.image, candidates.prior] = torch.where(
             positives.chosen, candidates.object, BACKGROUND
         )
@@ -273,7 +290,7 @@ class Teacher:
             padded: (H, W).
             min_iou: boxes are kept where they overlap an object by more than this.
         """
-        boxes, _, present = (part.to(outputs.scores.device) for part in _pad(objects))
+        boxes, _, present = (part.to(outputs.device) for part in _pad(objects))
         return self.believe_padded(outputs, boxes, present, padded, min_iou)
 
     @torch.inference_mode()
@@ -289,21 +306,22 @@ class Teacher:
             padded: (H, W) of the batch.
             min_iou: as in `believe`.
         """
-        device = outputs.scores.device
+        device = outputs.device
         priors, levels = self._priors_of(padded, device)
+        scores, deltas, iou = outputs.joined()
         decoded = self.head.bbox_coder.decode(
-            priors.repeat(len(boxes), 1), outputs.deltas.flatten(0, 1)
-        ).view_as(outputs.deltas)
+            priors.repeat(len(boxes), 1), deltas.flatten(0, 1)
+        ).view(deltas.shape)
         overlap = best_overlap(decoded, boxes, present)
         kept = overlap > min_iou
         centres = (priors[:, :2] + priors[:, 2:]) / 2
         strides = torch.tensor(self.grid.strides, device=device)[levels]
         sides = torch.cat([centres - decoded[..., :2], decoded[..., 2:] - centres], -1)
         return Beliefs(
-            probabilities=outputs.scores.sigmoid(),
+            probabilities=scores.sigmoid(),
             overlap=overlap * kept,
             boxes=sides / strides[:, None] * kept[..., None],
-            iou=outputs.iou.sigmoid() * kept,
+            iou=iou[..., 0].sigmoid() * kept,
         )
 
     def _priors_of(self, padded: Shape, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ import torch
 from click.testing import CliRunner
 
 from pipeline.assignment.mixture import fit_mixtures
-from pipeline.bench.assignment import assign, assign_mmdet, levels_of, mmdet_head
+from pipeline.bench.assignment import assign, assign_mmdet, mmdet_head, outputs_of
 from pipeline.bench.measure import Row, alternate, in_own_process, peak_memory, table
 from pipeline.bench.mixture import compare_fits, pad, random_problems, trained_problems
 from pipeline.bench.suite import PARTS, QUICK, Bench, run_parts
@@ -82,9 +82,9 @@ def test_the_timed_assignments_are_the_same() -> None:
     teacher, head = RandomTeacher(seed=0), mmdet_head()
     rng = np.random.default_rng(1)
     views = [draw_view(teacher, random_objects(rng, count), SCALE) for count in (1, 7)]
-    levels = levels_of(views)
-    ours = assign(teacher, views, levels).objects
-    labels, _, boxes, *_ = assign_mmdet(head, views, levels)
+    outputs = outputs_of(views)
+    ours = assign(teacher, views, outputs).objects
+    labels, _, boxes, *_ = assign_mmdet(head, views, outputs)
     positive = ours >= 0
     assert positive.any(1).all()
     assert torch.equal(positive.flatten(), labels < MODEL.bbox_head.num_classes)
@@ -105,7 +105,7 @@ def test_mixture_rows(labelled) -> None:
 
 def test_assignment_rows(labelled) -> None:
     rows = quick(labelled, "assignment").rows
-    assert [row.unit for row in rows] == ["views/s"] * 3 + ["us/object", "us/prior"]
+    assert [row.unit for row in rows] == ["views/s"] * 2 + ["us/object", "us/prior"]
     assert "22,400 priors" in rows[0].name
 
 

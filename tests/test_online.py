@@ -26,7 +26,7 @@ from pipeline.methods import cached_model, online_model, student_labels
 from pipeline.online import assign_batch, batch_candidates
 from pipeline.params import Student
 from pipeline.store.reader import LabelStore
-from pipeline.teacher import stack_levels
+from pipeline.teacher import Outputs
 from pipeline.train_student import train_student
 from pipeline.views import view_plan
 
@@ -116,7 +116,7 @@ def mmdets(head: LADHead, samples: list[DetDataSample], outputs) -> tuple:
 
 def ours(head: LADHead, samples: list[DetDataSample], outputs) -> tuple:
     shapes = level_shapes_of(outputs[0])
-    return assign_batch(head, stack_levels(outputs), samples, shapes).results
+    return assign_batch(head, Outputs(*outputs), samples, shapes).results
 
 
 def assert_same_assignment(found: tuple, expected: tuple) -> None:

@@ -70,7 +70,7 @@ def test_outputs_are_like_those_of_a_trained_teacher() -> None:
     for image in random_images(VIEWS, seed=1):
         teacher.objects = image.objects
         outputs = teacher.forward(torch.empty(1, 3, *PADDED))
-        probabilities = outputs.scores.sigmoid()[0]
+        probabilities = outputs.joined()[0].sigmoid()[0]
         under.append((probabilities < 0.01).float().mean().item())
         medians.append(probabilities.median().item())
         beliefs = teacher.believe(outputs, [image.objects], PADDED, 0.1)
@@ -89,7 +89,7 @@ def test_the_same_seed_gives_the_same_outputs() -> None:
     one, other = RandomTeacher(seed=3), RandomTeacher(seed=3)
     one.objects = other.objects = random_images(1, seed=0)[0].objects
     images = torch.empty(1, 3, *PADDED)
-    assert torch.equal(one.forward(images).scores, other.forward(images).scores)
+    assert torch.equal(one.forward(images).joined()[0], other.forward(images).joined()[0])
 
 
 def test_reads_are_faster_than_those_of_zarr(path) -> None:

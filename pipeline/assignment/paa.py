@@ -79,7 +79,7 @@ def find_candidates(
             are no candidates (mmdet's valid flags).
 
     Returns:
-        Image, prior and object of each candidate, (N,) int64 each, in order of image and prior.
+        Image, prior and object of each candidate, (N,) int64 each, in order of prior and image.
     """
     if not boxes.shape[1]:
         nothing = torch.zeros(0, dtype=torch.int64, device=priors.device)
@@ -94,7 +94,7 @@ def find_candidates(
     if len(far):
         which, nearest = (iou[far, small] == best[far, small, None]).nonzero(as_tuple=True)
         found[far[which], nearest] = True
-    image, prior = found.nonzero(as_tuple=True)
+    prior, image = found.T.nonzero(as_tuple=True)
     near = iou[image, :, prior]
     wanted = near == best[image]
     number = torch.arange(boxes.shape[1], device=priors.device)
@@ -104,7 +104,7 @@ def find_candidates(
 
 @dataclass(frozen=True)
 class Candidates:
-    """The candidates of a batch's objects, image after image, priors ascending.
+    """The candidates of a batch's objects, priors ascending, so level after level.
 
     Attributes:
         image: (N,) int64.

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from mmdet.models.dense_heads import LADHead
 from mmdet.registry import MODELS
-from torch import Tensor
 
 from pipeline.bench.measure import Figures, Row, alternate, medians
 from pipeline.random_teacher import (
@@ -20,7 +19,7 @@ from pipeline.random_teacher import (
     draw_view,
     random_objects,
 )
-from pipeline.teacher import Assignment, stack_levels
+from pipeline.teacher import Assignment, Outputs
 
 OBJECTS = 7
 """Of a view of COCO."""
@@ -38,31 +37,23 @@ def mmdet_head() -> LADHead:
     return head
 
 
-Levels = tuple[list[Tensor], list[Tensor], list[Tensor]]
-"""What a head returns; see `DrawnView`."""
-
-
-def levels_of(views: Sequence[DrawnView]) -> Levels:
+def outputs_of(views: Sequence[DrawnView]) -> Outputs:
     """The head's outputs for a batch of views of one size."""
-    scores, deltas, iou = (
-        [torch.cat(level) for level in zip(*maps, strict=True)]
-        for maps in zip(*(view.levels for view in views), strict=True)
-    )
-    return scores, deltas, iou
+    whole = zip(*(view.outputs for view in views), strict=True)
+    return Outputs(*([torch.cat(level) for level in zip(*maps, strict=True)] for maps in whole))
 
 
-def assign(teacher: RandomTeacher, views: Sequence[DrawnView], levels: Levels) -> Assignment:
+def assign(teacher: RandomTeacher, views: Sequence[DrawnView], outputs: Outputs) -> Assignment:
     """Our assignment of a batch of views of one size, from what the head returns."""
-    objects = [view.objects for view in views]
-    return teacher.assign(stack_levels(levels), objects, views[0].padded)
+    return teacher.assign(outputs, [view.objects for view in views], views[0].padded)
 
 
 @torch.no_grad()
-def assign_mmdet(head: LADHead, views: Sequence[DrawnView], levels: Levels) -> tuple:
+def assign_mmdet(head: LADHead, views: Sequence[DrawnView], outputs: Outputs) -> tuple:
     """What mmdet's online LAD computes of the same views."""
     samples = [view.sample for view in views]
     result: tuple = head.get_label_assignment(
-        *levels,
+        *outputs,
         [sample.gt_instances for sample in samples],
         [sample.metainfo for sample in samples],
         [sample.ignored_instances for sample in samples],
@@ -88,15 +79,15 @@ def measure_assignment(
         return [draw_view(teacher, random_objects(rng, count, size), size) for _ in range(VIEWS)]
 
     def ours(views: list[DrawnView]) -> Callable[[int], object]:
-        return lambda _: [assign(teacher, [view], view.levels) for view in views]
+        return lambda _: [assign(teacher, [view], view.outputs) for view in views]
 
     common = draw(OBJECTS, SCALE)
-    levels = levels_of(common)
+    outputs = outputs_of(common)
     ways: dict[str, Callable[[int], object]] = {
         "ours": ours(common),
-        "mmdet": lambda _: [assign_mmdet(head, [v], v.levels) for v in common],
-        "ours, batch": lambda _: assign(teacher, common, levels),
-        "mmdet, batch": lambda _: assign_mmdet(head, common, levels),
+        "mmdet": lambda _: [assign_mmdet(head, [v], v.outputs) for v in common],
+        "ours, batch": lambda _: assign(teacher, common, outputs),
+        "mmdet, batch": lambda _: assign_mmdet(head, common, outputs),
     }
     ways |= {f"{count} objects": ours(draw(count, SCALE)) for count in objects}
     priors = {}

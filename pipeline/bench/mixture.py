@@ -30,7 +30,7 @@ from pipeline.params import Params, Views
 from pipeline.paths import Paths
 from pipeline.random_teacher import SCALE, RandomTeacher, draw_view, random_images
 from pipeline.store.schema import plan_store
-from pipeline.teacher import candidate_costs, stack_levels
+from pipeline.teacher import Outputs, candidate_costs
 from pipeline.views import FixedPlan, View
 
 Costs = npt.NDArray[np.float32]
@@ -42,22 +42,19 @@ TIE = 1e-12
 """Log densities that differ by less are equal but for rounding."""
 
 
-def problems_of(
-    head: PAAHead, levels: Sequence[Sequence[Tensor]], samples: SampleList
-) -> list[Costs]:
+def problems_of(head: PAAHead, outputs: Outputs, samples: SampleList) -> list[Costs]:
     """The costs that mixtures are fitted to, ascending: an array an object.
 
     Args:
         head: whose losses are the costs.
-        levels: outputs of that head, see `stack_levels`.
+        outputs: of that head.
         samples: the views, as the preprocessor leaves them.
     """
-    outputs = stack_levels(levels)
-    shapes = level_shapes_of(levels[0])
-    inside = own_grid(head, samples, shapes, outputs.scores.device)
+    shapes = level_shapes_of(outputs.scores)
+    inside = own_grid(head, samples, shapes, outputs.device)
     candidates = batch_candidates(head, samples, shapes, inside)
     costs = candidate_costs(head, outputs, candidates)
-    pooled = pool_candidates(costs, candidates.group, candidates.level, len(levels[0]))
+    pooled = pool_candidates(costs, candidates.group, candidates.level, len(shapes))
     groups, costs = candidates.group[pooled].cpu(), costs[pooled].cpu()
     order = torch.from_numpy(np.lexsort((costs.numpy(), groups.numpy())))
     counts = groups.unique(return_counts=True)[1].tolist()
@@ -87,8 +84,8 @@ def trained_problems(params: Params, paths: Paths, count: int) -> list[Costs]:
                 batch = pseudo_collate([dataset[view] for view in shard.views.tolist()])
                 with torch.inference_mode():
                     ready = teacher.detector.data_preprocessor(batch)
-                    levels = teacher.head(teacher.detector.extract_feat(ready["inputs"]))
-                    found = problems_of(teacher.head, levels, ready["data_samples"])
+                    outputs = teacher.forward(ready["inputs"])
+                    found = problems_of(teacher.head, outputs, ready["data_samples"])
                 problems += found
                 bar.update(len(found))
                 if len(problems) >= count:
@@ -115,7 +112,7 @@ def random_problems(count: int) -> list[Costs]:
     images = random_images(max(4, count // 4), seed=0)
     for image in tqdm(images, desc="costs", unit="view", mininterval=2):
         view = draw_view(teacher, image.objects, SCALE)
-        problems += problems_of(teacher.head, view.levels, [view.sample])
+        problems += problems_of(teacher.head, view.outputs, [view.sample])
         if len(problems) >= count:
             break
     return problems[:count]
