@@ -68,7 +68,7 @@ class Outputs(NamedTuple):
         return scores, deltas, iou
 
     def at(self, candidates: Candidates) -> tuple[Tensor, Tensor]:
-        """Class logits (N, C) and encoded boxes (N, 4) of candidates."""
+        """Class logits (N, C) and encoded boxes (N, 4) of candidates, whose priors ascend."""
         sizes = torch.tensor([level[0, 0].numel() for level in self.scores], device=self.device)
         ends = sizes.cumsum(0)
         cell = candidates.prior - (ends - sizes)[candidates.level]

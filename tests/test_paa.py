@@ -2,13 +2,15 @@
 
 import pipeline.mmcv_ops  # noqa: F401
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from mmdet.models.task_modules.assigners import MaxIoUAssigner
 from mmengine.structures import InstanceData
 
-from pipeline.assignment.paa import BACKGROUND, find_candidates, select_positives
+from pipeline.assignment.paa import BACKGROUND, find_candidates, order, select_positives
 from pipeline.priors import PriorGrid
 
 GRID = PriorGrid((8, 16, 32, 64, 128))
@@ -92,6 +94,19 @@ def positives(costs: list[float], levels: list[int] | None = None, objects=None)
         5,
     )
     return result.chosen.nonzero()[:, 0].tolist()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("groups", [1, 40, 70_000])
+def test_order_is_by_group_cost_and_index(dtype: torch.dtype, groups: int) -> None:
+    rng = np.random.default_rng(groups)
+    # Few different costs, so that many are equal; negative ones and such that are not finite, too.
+    costs = rng.choice([-2.5, -1e-7, 1e-38, 0.1, 0.3, 7.0, 1e9, math.inf, math.nan], 500)
+    group = rng.integers(0, groups, 500)
+    found = order(torch.from_numpy(costs).to(dtype), torch.from_numpy(group))
+    finite = np.where(np.isfinite(costs), costs, math.inf)
+    expected = sorted(range(500), key=lambda i: (group[i], finite[i], i))
+    assert found.tolist() == expected
 
 
 def test_low_costs_are_positive_and_high_ones_background() -> None:
