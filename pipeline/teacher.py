@@ -69,11 +69,13 @@ class Outputs(NamedTuple):
 
     def at(self, candidates: Candidates) -> tuple[Tensor, Tensor]:
         """Class logits (N, C) and encoded boxes (N, 4) of candidates, whose priors ascend."""
-        sizes = torch.tensor([level[0, 0].numel() for level in self.scores], device=self.device)
-        ends = sizes.cumsum(0)
-        cell = candidates.prior - (ends - sizes)[candidates.level]
-        counts = candidates.level.bincount(minlength=len(sizes)).tolist()
-        places = list(zip(candidates.image.split(counts), cell.split(counts), strict=True))
+        counts = candidates.level.bincount(minlength=len(self.scores)).tolist()
+        first, places = 0, []
+        for level, image, prior in zip(
+            self.scores, candidates.image.split(counts), candidates.prior.split(counts), strict=True
+        ):
+            places.append((image, prior - first))
+            first += level[0, 0].numel()
         scores, deltas = (
             torch.cat([m.flatten(2).mT[where] for m, where in zip(maps, places, strict=True)])
             for maps in (self.scores, self.deltas)

@@ -131,7 +131,7 @@ def test_stored_scores_are_the_teachers_within_the_coding(labelled) -> None:
     teacher, _ = load_teacher(labelled.paths, data)
     views = np.flatnonzero(store.layout.table["bucket"] == 1)[:8].tolist()
     _, inputs, _, _ = batch_of(labelled, "soft", views)
-    live = teacher.forward(inputs).joined()[0].sigmoid()
+    live = torch.stack(levels_to_images(list(teacher.forward(inputs).scores))).sigmoid()
     for place, view in enumerate(views):
         decoded = probabilities(store, view)
         above = live[place] >= store.coding.cut + 1e-5

@@ -20,19 +20,21 @@ POSITIVE_IOU = 0.1
 TOP_K = 9
 
 
-def overlaps(boxes: Tensor, priors: Tensor) -> Tensor:
-    """IoU of every box with every prior.
+def overlaps(boxes: Tensor, present: Tensor, priors: Tensor) -> Tensor:
+    """IoU of every box with every prior, 0 for what is not present.
 
     The float32 operations are those of `mmdet.structures.bbox.bbox_overlaps`, in their order, so
     that comparisons with a threshold or for equality come out alike.
 
     Args:
-        boxes: (B, M, 4).
+        boxes: (B, M, 4), anything where not present.
+        present: (B, M) bool.
         priors: (P, 4), or (B, P, 4), each image's own.
 
     Returns:
         (B, M, P).
     """
+    boxes = boxes.masked_fill(~present[..., None], 0)
     left, top, right, bottom = boxes[:, :, None].unbind(-1)
     # As columns: a stride between the numbers of a coordinate makes each operation slower.
     columns = priors.movedim(-1, 0).contiguous()
@@ -58,8 +60,7 @@ def best_overlap(predicted: Tensor, boxes: Tensor, present: Tensor) -> Tensor:
     """
     if not boxes.shape[1]:
         return predicted.new_zeros(predicted.shape[:2])
-    # What is not there has no area and overlaps nothing.
-    return overlaps(boxes.masked_fill(~present[..., None], 0), predicted).amax(1)
+    return overlaps(boxes, present, predicted).amax(1)
 
 
 def find_candidates(
@@ -84,10 +85,10 @@ def find_candidates(
     if not boxes.shape[1]:
         nothing = torch.zeros(0, dtype=torch.int64, device=priors.device)
         return nothing, nothing, nothing
-    # What is not there has no area, overlaps nothing and, as its best is infinite, wants nothing.
-    iou = overlaps(boxes.masked_fill(~present[..., None], 0), priors)
+    iou = overlaps(boxes, present, priors)
     if inside is not None:
         iou.masked_fill_(~inside[:, None], -1)
+    # As its best is infinite, what is not present wants nothing.
     best = iou.amax(2).masked_fill_(~present, torch.inf)
     found = iou.amax(1) >= POSITIVE_IOU
     far, small = (best < POSITIVE_IOU).nonzero(as_tuple=True)

@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pipeline.assignment.mixture import Mixtures, fit_mixtures
-from pipeline.assignment.paa import pool_candidates
+from pipeline.assignment.paa import order, pool_candidates
 from pipeline.batch_grid import level_shapes_of, own_grid
 from pipeline.bench.measure import Figures, Row, alternate, medians, one_thread
 from pipeline.coco import load_images
@@ -55,10 +55,9 @@ def problems_of(head: PAAHead, outputs: Outputs, samples: SampleList) -> list[Co
     candidates = batch_candidates(head, samples, shapes, inside)
     costs = candidate_costs(head, outputs, candidates)
     pooled = pool_candidates(costs, candidates.group, candidates.level, len(shapes))
-    groups, costs = candidates.group[pooled].cpu(), costs[pooled].cpu()
-    order = torch.from_numpy(np.lexsort((costs.numpy(), groups.numpy())))
-    counts = groups.unique(return_counts=True)[1].tolist()
-    return [one.numpy() for one in costs[order].split(counts) if len(one) >= 2]
+    pooled = pooled[order(costs[pooled], candidates.group[pooled])]
+    counts = candidates.group[pooled].unique(return_counts=True)[1].tolist()
+    return [one.numpy() for one in costs[pooled].cpu().split(counts) if len(one) >= 2]
 
 
 def trained_problems(params: Params, paths: Paths, count: int) -> list[Costs]:
