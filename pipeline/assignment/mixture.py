@@ -10,19 +10,20 @@ Shapes: (N, K) with N sets of costs and K the room for costs in a set; component
 import math
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
+
+from pipeline.assignment.arrays import Array, arrays
 
 TOLERANCE = 1e-3
 MAX_ITERATIONS = 100
 REGULARISATION = 1e-6
 _EMPTY = 10 * torch.finfo(torch.float64).eps
 _LOG_NORM = 0.5 * math.log(2 * math.pi)
+_FEW = 8
 _NOBODY = 300.0
 """Added to a log density, it leaves a member of 1e-130, which no sum notices."""
 
@@ -44,29 +45,35 @@ class Mixtures:
     variances: Tensor
 
 
-Array = Any
-"""A NumPy array or a tensor; fits are written in the words that both have."""
-
-
 def fit_mixtures(costs: Tensor, valid: Tensor) -> Mixtures:
     """Fit one mixture to each row of costs.
-
-    On the CPU NumPy computes: it begins an operation in half of torch's time, and for a few
-    objects' costs that is most of it.
 
     Args:
         costs: (N, K) finite costs where `valid`; other places do not count.
         valid: (N, K) bool, at least one in each row.
     """
-    costs = costs.double()
-    if costs.device.type != "cpu":
-        return Mixtures(*_fit(torch, costs, valid))
-    used = _used_columns(valid.numpy())
+    return Mixtures(*map(torch.as_tensor, fit_arrays(*arrays(costs.double(), valid))))
+
+
+def fit_arrays(xp: ModuleType, costs: Array, valid: Array) -> tuple[Array, Array, Array, Array]:
+    """What `fit_mixtures` does, with arrays of one library.
+
+    Args:
+        xp: numpy or torch.
+        costs: (N, K) float64.
+        valid: (N, K) bool.
+
+    Returns:
+        The fields of `Mixtures`.
+    """
+    if xp is torch:
+        return _fit(torch, costs, valid)
+    used = _used_columns(valid)
+    first, log_density = np.zeros_like(valid), np.zeros_like(costs)
     with np.errstate(all="ignore"):
-        fits = _fit(np, costs.numpy()[:, :used], valid.numpy()[:, :used])
-    first, log_density, means, variances = map(torch.from_numpy, fits)
-    empty = (0, costs.shape[1] - used)
-    return Mixtures(pad(first, empty), pad(log_density, empty), means, variances)
+        fits = _fit(np, costs[:, :used], valid[:, :used])
+    first[:, :used], log_density[:, :used], means, variances = fits
+    return first, log_density, means, variances
 
 
 def _used_columns(valid: npt.NDArray[np.bool_]) -> int:
@@ -91,35 +98,39 @@ def _fit(xp: ModuleType, x: Array, valid: Array) -> tuple[Array, Array, Array, A
     low = xp.amin(xp.where(valid, x, math.inf), 1)
     high = xp.amax(xp.where(valid, x, -math.inf), 1)
     x = xp.where(valid, x, low[:, None])
-    means = xp.stack([low, high])
-    ones = xp.ones_like(means)
-    parameters = xp.stack([means, ones / 2, ones * (math.log(0.5) - _LOG_NORM)])
     weight = valid * xp.ones_like(x)
-    data = xp.stack([x, (1 - weight) * _NOBODY, weight / weight.sum(1)[:, None]])
+    costs = x, (1 - weight) * _NOBODY, weight / weight.sum(1)[:, None]
+    means = xp.stack([low, high])
+    precisions = xp.full_like(means, 0.5)
+    peaks = xp.full_like(means, math.log(0.5) - _LOG_NORM)
+    fit = means, precisions, peaks
+    squares = _squares(x, means)
 
-    fitted = xp.empty_like(parameters)
+    fitted = [xp.empty_like(parameter) for parameter in fit]
     rows = xp.arange(len(x), device=x.device)
     running = xp.ones_like(rows, dtype=bool)
-    squares = _squares(x, means)
     previous = xp.full_like(low, -math.inf)
     for _ in range(MAX_ITERATIONS):
-        bound, parameters, squares = _step(xp, data, parameters, squares)
+        bound, fit, squares = _step(xp, costs, fit, squares)
         ended = running & (abs(bound - previous) < TOLERANCE)
         previous = bound
         if not ended.any():
             continue
-        fitted[..., rows[ended]] = parameters[..., ended]
+        for whole, parameter in zip(fitted, fit, strict=True):
+            whole[:, rows[ended]] = parameter[:, ended]
         running &= ~ended
         left = int(running.sum())
         if not left:
             break
         # Sorting out what has ended takes time, too.
-        if left <= 0.75 * len(rows):
+        if left <= 0.75 * len(rows) and len(rows) > _FEW:
             rows, previous = rows[running], previous[running]
-            data, parameters = data[:, running], parameters[..., running]
+            costs = tuple(part[running] for part in costs)
+            fit = tuple(parameter[:, running] for parameter in fit)
             squares = squares[:, running]
             running = running[running]
-    fitted[..., rows[running]] = parameters[..., running]
+    for whole, parameter in zip(fitted, fit, strict=True):
+        whole[:, rows[running]] = parameter[:, running]
 
     means, precisions, peaks = fitted
     joint = _log_joint(_squares(x, means), precisions, peaks)
@@ -151,28 +162,29 @@ def _log_density(xp: ModuleType, joint: Array) -> Array:
     Not by `logaddexp`: the rounding of torch's depends on where in a batch a number stands.
     """
     first, second = joint
-    density = xp.log1p(xp.exp(-abs(first - second)))
-    density += xp.maximum(first, second)
+    high = xp.maximum(first, second)
+    density = xp.log1p(xp.exp(xp.minimum(first, second) - high))
+    density += high
     return density
 
 
 def _step(
-    xp: ModuleType, data: Array, parameters: Array, squares: Array
-) -> tuple[Array, Array, Array]:
+    xp: ModuleType, costs: tuple[Array, ...], fit: tuple[Array, ...], squares: Array
+) -> tuple[Array, tuple[Array, ...], Array]:
     """One step of EM.
 
     Args:
         xp: numpy or torch.
-        data: (3, N, K) costs; 0 for a cost and `_NOBODY` for an empty place; 1 over the number of
-            the row's costs for a cost and 0 for an empty place.
-        parameters: (3, 2, N) means, halved precisions, and what `_log_joint` is at the mean.
+        costs: three of (N, K): the costs; 0 for a cost and `_NOBODY` for an empty place; 1 over
+            the number of the row's costs for a cost and 0 for an empty place.
+        fit: three of (2, N): means, halved precisions, and what `_log_joint` is at the mean.
         squares: (2, N, K) of `_squares`.
 
     Returns:
-        The mean log-likelihood before the step (N,); parameters and squares after it.
+        The mean log-likelihood before the step (N,); fit and squares after it.
     """
-    x, empty, share = data
-    _, precisions, peaks = parameters
+    x, empty, share = costs
+    _, precisions, peaks = fit
     joint = _log_joint(squares, precisions, peaks)
     density = _log_density(xp, joint)
     bound = (density * share).sum(1)
@@ -185,9 +197,6 @@ def _step(
     members *= squares
     variance = members.sum(2) / total
     variance += REGULARISATION
-    parameters = xp.empty_like(parameters)
-    parameters[0] = means
-    parameters[1] = 0.5 / variance
     total /= total[0] + total[1]
-    parameters[2] = xp.log(total * variance**-0.5) - _LOG_NORM
-    return bound, parameters, squares
+    peaks = xp.log(total * variance**-0.5) - _LOG_NORM
+    return bound, (means, 0.5 / variance, peaks), squares

@@ -1,0 +1,27 @@
+"""The library that computes with small arrays: NumPy on the CPU, else torch.
+
+NumPy begins an operation in a fraction of torch's time, and on the candidates of a view that is
+most of it. What is written in the words that both have runs with either.
+"""
+
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Array = Any
+"""A NumPy array or a tensor."""
+
+
+def library(array: Array) -> ModuleType:
+    """numpy or torch, whichever the array is of."""
+    return torch if isinstance(array, Tensor) else np
+
+
+def arrays(*tensors: Tensor) -> tuple[Any, ...]:
+    """The library to compute with tensors of one device, and its arrays of the same memory."""
+    if tensors[0].device.type != "cpu":
+        return torch, *tensors
+    return np, *(tensor.numpy() for tensor in tensors)
