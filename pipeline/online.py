@@ -16,6 +16,7 @@ from mmengine.dist import all_reduce
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from pipeline.assignment.iou import Priors
 from pipeline.assignment.paa import Candidates, Positives, list_candidates, select_positives
 from pipeline.batch_grid import label_assignment, own_grid
 from pipeline.teacher import Outputs, candidate_costs
@@ -36,16 +37,8 @@ def batch_candidates(
     device = inside.device
     boxes, labels, present = pad_objects(samples, device)
     anchors = head.prior_generator.grid_priors(level_shapes, device=device)
-    sizes = torch.tensor([len(level) for level in anchors], device=device)
-    total = sum(len(level) for level in anchors)
-    return list_candidates(
-        torch.cat(anchors),
-        torch.arange(len(sizes), device=device).repeat_interleave(sizes, output_size=total),
-        boxes,
-        labels,
-        present,
-        inside,
-    )
+    priors = Priors(torch.cat(anchors), level_shapes)
+    return list_candidates(priors, boxes, labels, present, inside)
 
 
 def pad_objects(samples: SampleList, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:

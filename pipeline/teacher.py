@@ -18,11 +18,11 @@ from mmdet.models.losses import FocalLoss
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from pipeline.assignment.iou import Priors, best_overlap
 from pipeline.assignment.paa import (
     BACKGROUND,
     TOP_K,
     Candidates,
-    best_overlap,
     list_candidates,
     select_positives,
 )
@@ -225,7 +225,7 @@ class Teacher:
             self.detector.to(memory_format=torch.channels_last)
         self.head = detector.bbox_head
         self.grid = prior_grid(self.head)
-        self._grid: tuple[Any, Tensor, Tensor] | None = None
+        self._priors: tuple[Any, Priors] | None = None
         check_rule(self.head, "the teacher")
 
     @property
@@ -266,15 +266,15 @@ class Teacher:
         """
         device = outputs.device
         boxes, labels, present = (part.to(device) for part in _pad(objects))
-        priors, levels = self._priors_of(padded, device)
-        candidates = list_candidates(priors, levels, boxes, labels, present)
+        priors = self._priors_of(padded, device)
+        candidates = list_candidates(priors, boxes, labels, present)
         positives = select_positives(
             candidate_costs(self.head, outputs, candidates),
             candidates.group,
             candidates.level,
             len(self.grid.strides),
         )
-        assigned = torch.full((len(boxes), len(priors)), BACKGROUND, device=device)
+        assigned = torch.full((len(boxes), len(priors.boxes)), BACKGROUND, device=device)
         assigned[candidates.image, candidates.prior] = torch.where(
             positives.chosen, candidates.object, BACKGROUND
         )
@@ -309,15 +309,15 @@ class Teacher:
             min_iou: as in `believe`.
         """
         device = outputs.device
-        priors, levels = self._priors_of(padded, device)
+        priors = self._priors_of(padded, device)
         scores, deltas, iou = outputs.joined()
         decoded = self.head.bbox_coder.decode(
-            priors.repeat(len(boxes), 1), deltas.flatten(0, 1)
+            priors.boxes.repeat(len(boxes), 1), deltas.flatten(0, 1)
         ).view(deltas.shape)
         overlap = best_overlap(decoded, boxes, present)
         kept = overlap > min_iou
-        centres = (priors[:, :2] + priors[:, 2:]) / 2
-        strides = torch.tensor(self.grid.strides, device=device)[levels]
+        centres = (priors.boxes[:, :2] + priors.boxes[:, 2:]) / 2
+        strides = torch.tensor(self.grid.strides, device=device)[priors.levels]
         sides = torch.cat([centres - decoded[..., :2], decoded[..., 2:] - centres], -1)
         return Beliefs(
             probabilities=scores.sigmoid(),
@@ -326,14 +326,13 @@ class Teacher:
             iou=iou[..., 0].sigmoid() * kept,
         )
 
-    def _priors_of(self, padded: Shape, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Priors (P, 4) and their levels (P,); kept, as views of a bucket follow each other."""
+    def _priors_of(self, padded: Shape, device: torch.device) -> Priors:
+        """The priors of views; kept, as views of a bucket follow each other."""
         key = tuple(padded), device
-        if self._grid is None or self._grid[0] != key:
-            # Stored as columns, in which `overlaps` reads them.
-            priors = self.grid.boxes(padded, device).T.contiguous().T
-            self._grid = key, priors, self.grid.levels(padded, device)
-        return self._grid[1:]
+        if self._priors is None or self._priors[0] != key:
+            boxes = self.grid.boxes(padded, device)
+            self._priors = key, Priors(boxes, self.grid.level_shapes(padded))
+        return self._priors[1]
 
 
 def _pad(objects: Sequence[Objects]) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,11 +10,13 @@ import torch
 from mmdet.models.task_modules.assigners import MaxIoUAssigner
 from mmengine.structures import InstanceData
 
+from pipeline.assignment.iou import Priors
 from pipeline.assignment.paa import BACKGROUND, find_candidates, order, select_positives
 from pipeline.priors import PriorGrid
 
 GRID = PriorGrid((8, 16, 32, 64, 128))
 PADDED = (192, 256)
+PRIORS = Priors(GRID.boxes(PADDED), GRID.level_shapes(PADDED))
 
 
 def random_boxes(rng: np.random.Generator, count: int) -> torch.Tensor:
@@ -25,7 +27,7 @@ def random_boxes(rng: np.random.Generator, count: int) -> torch.Tensor:
 
 def candidates(boxes: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
     """The object of each prior, (B, P)."""
-    image, prior, taken = find_candidates(GRID.boxes(PADDED), boxes, present)
+    image, prior, taken = find_candidates(PRIORS, boxes, present)
     found = torch.full((len(boxes), GRID.count(PADDED)), BACKGROUND)
     found[image, prior] = taken
     return found
@@ -34,7 +36,7 @@ def candidates(boxes: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
 def mmdet_candidates(boxes: torch.Tensor) -> torch.Tensor:
     assigner = MaxIoUAssigner(pos_iou_thr=0.1, neg_iou_thr=0.1, min_pos_iou=0, ignore_iof_thr=-1)
     result = assigner.assign(
-        InstanceData(priors=GRID.boxes(PADDED)),
+        InstanceData(priors=PRIORS.boxes),
         InstanceData(bboxes=boxes, labels=torch.zeros(len(boxes), dtype=torch.long)),
     )
     return result.gt_inds - 1

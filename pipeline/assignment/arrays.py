@@ -21,7 +21,10 @@ def library(array: Array) -> ModuleType:
 
 
 def arrays(*tensors: Tensor) -> tuple[Any, ...]:
-    """The library to compute with tensors of one device, and its arrays of the same memory."""
-    if tensors[0].device.type != "cpu":
+    """The library to compute with tensors of one device, and its arrays of the same memory.
+
+    NumPy has no bfloat16.
+    """
+    if any(one.device.type != "cpu" or one.dtype == torch.bfloat16 for one in tensors):
         return torch, *tensors
-    return np, *(tensor.numpy() for tensor in tensors)
+    return np, *(one.detach().numpy() for one in tensors)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from pipeline.assignment.arrays import Array, arrays, library
+from pipeline.assignment.iou import Priors, prior_overlaps
 from pipeline.assignment.mixture import fit_arrays
 
 BACKGROUND = -1
@@ -23,51 +24,8 @@ POSITIVE_IOU = 0.1
 TOP_K = 9
 
 
-def overlaps(boxes: Tensor, present: Tensor, priors: Tensor) -> Tensor:
-    """IoU of every box with every prior, 0 for what is not present.
-
-    The float32 operations are those of `mmdet.structures.bbox.bbox_overlaps`, in their order, so
-    that comparisons with a threshold or for equality come out alike.
-
-    Args:
-        boxes: (B, M, 4), anything where not present.
-        present: (B, M) bool.
-        priors: (P, 4), or (B, P, 4), each image's own.
-
-    Returns:
-        (B, M, P).
-    """
-    boxes = boxes.masked_fill(~present[..., None], 0)
-    left, top, right, bottom = boxes[:, :, None].unbind(-1)
-    # As columns: a stride between the numbers of a coordinate makes each operation slower.
-    columns = priors.movedim(-1, 0).contiguous()
-    prior_left, prior_top, prior_right, prior_bottom = columns.unsqueeze(-2)
-    width = torch.minimum(right, prior_right).sub_(torch.maximum(left, prior_left))
-    height = torch.minimum(bottom, prior_bottom).sub_(torch.maximum(top, prior_top))
-    shared = width.clamp_(min=0).mul_(height.clamp_(min=0))
-    box_areas = (right - left) * (bottom - top)
-    prior_areas = (prior_right - prior_left) * (prior_bottom - prior_top)
-    return shared.div_((box_areas + prior_areas).sub_(shared).clamp_(min=1e-6))
-
-
-def best_overlap(predicted: Tensor, boxes: Tensor, present: Tensor) -> Tensor:
-    """The highest IoU of each predicted box with an object of its image.
-
-    Args:
-        predicted: (B, P, 4).
-        boxes: (B, M, 4), anything where not present.
-        present: (B, M) bool.
-
-    Returns:
-        (B, P), 0 for an image without objects.
-    """
-    if not boxes.shape[1]:
-        return predicted.new_zeros(predicted.shape[:2])
-    return overlaps(boxes, present, predicted).amax(1)
-
-
 def find_candidates(
-    priors: Tensor, boxes: Tensor, present: Tensor, inside: Tensor | None = None
+    priors: Priors, boxes: Tensor, present: Tensor, inside: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Which prior may learn which object: mmdet's `MaxIoUAssigner` with PAA's settings.
 
@@ -76,7 +34,7 @@ def find_candidates(
     want the same prior, the later one gets it.
 
     Args:
-        priors: (P, 4).
+        priors: of the images.
         boxes: (B, M, 4), anything where not present.
         present: (B, M) bool, false for padding and for crowds, which are not learnt.
         inside: (B, P) bool, the priors of each image's own grid, where that is smaller; others
@@ -86,9 +44,9 @@ def find_candidates(
         Image, prior and object of each candidate, (N,) int64 each, in order of prior and image.
     """
     if not boxes.shape[1]:
-        nothing = torch.zeros(0, dtype=torch.int64, device=priors.device)
+        nothing = torch.zeros(0, dtype=torch.int64, device=boxes.device)
         return nothing, nothing, nothing
-    iou = overlaps(boxes, present, priors)
+    iou = prior_overlaps(boxes, present, priors)
     if inside is not None:
         iou.masked_fill_(~inside[:, None], -1)
     # As its best is infinite, what is not present wants nothing.
@@ -153,8 +111,7 @@ class Candidates:
 
 
 def list_candidates(
-    priors: Tensor,
-    levels: Tensor,
+    priors: Priors,
     boxes: Tensor,
     labels: Tensor,
     present: Tensor,
@@ -163,24 +120,19 @@ def list_candidates(
     """What `find_candidates` finds, with what their cost depends on.
 
     Args:
-        priors: (P, 4).
-        levels: (P,) int64, the level of each prior.
+        priors: of the images.
         boxes: (B, M, 4), anything where not present.
         labels: (B, M) int64.
         present: (B, M) bool.
         inside: (B, P) bool.
     """
-    image, prior, taken = find_candidates(priors, boxes, present, inside)
-    return Candidates(
-        image=image,
-        prior=prior,
-        object=taken,
-        group=image * boxes.shape[1] + taken,
-        level=levels[prior],
-        anchors=priors[prior],
-        labels=labels[image, taken],
-        boxes=boxes[image, taken],
+    found = find_candidates(priors, boxes, present, inside)
+    _, image, prior, taken, levels, anchors, boxes, labels = arrays(
+        *found, priors.levels, priors.boxes, boxes, labels
     )
+    group = image * boxes.shape[1] + taken
+    rest = group, levels[prior], anchors[prior], labels[image, taken], boxes[image, taken]
+    return Candidates(*found, *map(torch.as_tensor, rest))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,124 @@
+"""IoU of objects with boxes: of a grid of priors, or predicted.
+
+The float32 operations on a number are those of `mmdet.structures.bbox.bbox_overlaps`, in their
+order, so that comparisons with a threshold or for equality come out alike.
+
+Shapes: B images on one grid of P priors, M room for objects in an image. Boxes are xyxy in pixels
+of the view.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from pipeline.views import Shape
+
+
+@dataclass(frozen=True)
+class Priors:
+    """The priors of a view, one for each cell: level after level, row after row.
+
+    Attributes:
+        boxes: (P, 4).
+        shapes: (rows, columns) of each level.
+    """
+
+    boxes: Tensor
+    shapes: list[Shape]
+
+    @cached_property
+    def levels(self) -> Tensor:
+        """The level of each prior, (P,) int64."""
+        device = self.boxes.device
+        sizes = torch.tensor([rows * columns for rows, columns in self.shapes], device=device)
+        numbers = torch.arange(len(sizes), device=device)
+        return numbers.repeat_interleave(sizes, output_size=len(self.boxes))
+
+    @cached_property
+    def areas(self) -> Tensor:
+        """The area of each prior, (P,)."""
+        left, top, right, bottom = self.boxes.T
+        return (right - left) * (bottom - top)
+
+    @cached_property
+    def sides(self) -> tuple[Tensor, Tensor]:
+        """Left and right of all levels' columns, (2, columns); top and bottom of rows, (2, rows).
+
+        A prior's are those of its column and its row.
+        """
+        sizes = [rows * columns for rows, columns in self.shapes]
+        levels = [
+            level.view(*shape, 4)
+            for level, shape in zip(self.boxes.contiguous().split(sizes), self.shapes, strict=True)
+        ]
+        return (
+            torch.cat([level[0, :, 0::2] for level in levels]).T.contiguous(),
+            torch.cat([level[:, 0, 1::2] for level in levels]).T.contiguous(),
+        )
+
+
+def prior_overlaps(boxes: Tensor, present: Tensor, priors: Priors) -> Tensor:
+    """IoU of every object with every prior, 0 for what is not present.
+
+    What an object shares with a column and with a row is found once for each.
+
+    Args:
+        boxes: (B, M, 4), anything where not present.
+        present: (B, M) bool.
+        priors: of the images.
+
+    Returns:
+        (B, M, P).
+    """
+    boxes = boxes.masked_fill(~present[..., None], 0)
+    left, top, right, bottom = boxes[..., None].unbind(2)
+    (lefts, rights), (tops, bottoms) = priors.sides
+    widths = _shared_sides(left, right, lefts, rights)
+    heights = _shared_sides(top, bottom, tops, bottoms)
+    union = (right - left) * (bottom - top) + priors.areas
+    shared = torch.empty_like(union)
+    levels = zip(
+        shared.split([rows * columns for rows, columns in priors.shapes], 2),
+        heights.split([rows for rows, _ in priors.shapes], 2),
+        widths.split([columns for _, columns in priors.shapes], 2),
+        priors.shapes,
+        strict=True,
+    )
+    for level, height, width, shape in levels:
+        torch.mul(height[..., None], width[..., None, :], out=level.unflatten(2, shape))
+    return _ratio(shared, union)
+
+
+def best_overlap(predicted: Tensor, boxes: Tensor, present: Tensor) -> Tensor:
+    """The highest IoU of each predicted box with an object of its image.
+
+    Args:
+        predicted: (B, P, 4).
+        boxes: (B, M, 4), anything where not present.
+        present: (B, M) bool.
+
+    Returns:
+        (B, P), 0 for an image without objects.
+    """
+    if not boxes.shape[1]:
+        return predicted.new_zeros(predicted.shape[:2])
+    boxes = boxes.masked_fill(~present[..., None], 0)
+    left, top, right, bottom = boxes[:, :, None].unbind(-1)
+    # As columns: a stride between the numbers of a coordinate makes each operation slower.
+    lefts, tops, rights, bottoms = predicted.movedim(-1, 0).contiguous().unsqueeze(2)
+    widths = _shared_sides(left, right, lefts, rights)
+    shared = widths.mul_(_shared_sides(top, bottom, tops, bottoms))
+    areas = (rights - lefts) * (bottoms - tops)
+    return _ratio(shared, (right - left) * (bottom - top) + areas).amax(1)
+
+
+def _shared_sides(start: Tensor, end: Tensor, starts: Tensor, ends: Tensor) -> Tensor:
+    """How long the part of a side is that lies within each of others."""
+    return torch.minimum(end, ends).sub_(torch.maximum(start, starts)).clamp_(min=0)
+
+
+def _ratio(shared: Tensor, areas: Tensor) -> Tensor:
+    """IoU from shared areas and the sums of both areas; overwrites them."""
+    return shared.div_(areas.sub_(shared).clamp_(min=1e-6))
