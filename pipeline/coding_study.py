@@ -245,7 +245,9 @@ def random_batches(min_iou: float) -> list[SoftBatch]:
         teacher.objects = image.objects
         outputs = teacher.forward(torch.zeros(1, 3, *padded))
         beliefs = teacher.believe(outputs, [image.objects], padded, min_iou)
-        batches.append(SoftBatch(torch.zeros(0), beliefs, teacher.grid.levels(padded), padded))
+        batches.append(
+            SoftBatch(torch.zeros(0), beliefs, teacher.grid.priors(padded).levels, padded)
+        )
     return batches
 
 

@@ -77,7 +77,7 @@ def prior_grid(head: PAAHead) -> PriorGrid:
     grid = PriorGrid(strides=strides, scale=side / strides[0])
     probe = (3 * max(strides), 2 * max(strides))
     anchors = generator.grid_priors(grid.level_shapes(probe), device="cpu")
-    ours = grid.boxes(probe)
+    ours = grid.priors(probe).boxes
     if ours.shape != torch.cat(anchors).shape or not torch.equal(ours, torch.cat(anchors)):
         raise UserError(
             "the head's anchor generator must give one square anchor per cell, as PAA's does; "

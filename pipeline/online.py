@@ -16,9 +16,9 @@ from mmengine.dist import all_reduce
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from pipeline.assignment.iou import Priors
 from pipeline.assignment.paa import Candidates, Positives, list_candidates, select_positives
 from pipeline.batch_grid import label_assignment, own_grid
+from pipeline.priors import Priors
 from pipeline.teacher import Outputs, candidate_costs
 from pipeline.views import Shape
 

@@ -109,6 +109,7 @@ class OnlineSoftLAD(OnlineLAD):
         inside = own_grid(self.teacher.head, samples, shapes, device)
         image, prior = ((beliefs.overlap > 0) & inside).nonzero(as_tuple=True)
         grid = self.teacher.grid
+        priors = grid.priors(padded, device)
         strides = torch.tensor(grid.strides, device=device)
         return BatchTargets(
             inside=inside,
@@ -117,8 +118,8 @@ class OnlineSoftLAD(OnlineLAD):
                 memory_format=torch.contiguous_format
             ).flatten(0, 1),
             places=image * inside.shape[1] + prior,
-            anchors=grid.boxes(padded, device)[prior],
-            strides=strides[grid.levels(padded, device)[prior]],
+            anchors=priors.boxes[prior],
+            strides=strides[priors.levels[prior]],
             overlap=beliefs.overlap[image, prior],
             boxes=beliefs.boxes[image, prior],
             iou=beliefs.iou[image, prior],

@@ -5,7 +5,7 @@ mmdet does when it concatenates levels.
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,49 @@ import torch
 from torch import Tensor
 
 from pipeline.views import Shape
+
+
+@dataclass(frozen=True)
+class Priors:
+    """The priors of a view, one for each cell: level after level, row after row.
+
+    Attributes:
+        boxes: (P, 4).
+        shapes: (rows, columns) of each level.
+    """
+
+    boxes: Tensor
+    shapes: list[Shape]
+
+    @cached_property
+    def levels(self) -> Tensor:
+        """The level of each prior, (P,) int64."""
+        device = self.boxes.device
+        sizes = torch.tensor([rows * columns for rows, columns in self.shapes], device=device)
+        numbers = torch.arange(len(sizes), device=device)
+        return numbers.repeat_interleave(sizes, output_size=len(self.boxes))
+
+    @cached_property
+    def areas(self) -> Tensor:
+        """The area of each prior, (P,)."""
+        left, top, right, bottom = self.boxes.T
+        return (right - left) * (bottom - top)
+
+    @cached_property
+    def sides(self) -> tuple[Tensor, Tensor]:
+        """Left and right of all levels' columns, (2, columns); top and bottom of rows, (2, rows).
+
+        A prior's are those of its column and its row.
+        """
+        sizes = [rows * columns for rows, columns in self.shapes]
+        levels = [
+            level.view(*shape, 4)
+            for level, shape in zip(self.boxes.contiguous().split(sizes), self.shapes, strict=True)
+        ]
+        return (
+            torch.cat([level[0, :, 0::2] for level in levels]).T.contiguous(),
+            torch.cat([level[:, 0, 1::2] for level in levels]).T.contiguous(),
+        )
 
 
 @dataclass(frozen=True)
@@ -40,10 +83,11 @@ class PriorGrid:
         """The number of priors of a view with this padded size."""
         return sum(self.level_sizes(padded))
 
-    def boxes(self, padded: Shape, device: torch.device | str = "cpu") -> Tensor:
-        """The priors as (P, 4) xyxy float32 in pixels of the view, equal to mmdet's anchors."""
+    def priors(self, padded: Shape, device: torch.device | str = "cpu") -> Priors:
+        """The priors of a view, equal to mmdet's anchors."""
         levels = []
-        for stride, (rows, columns) in zip(self.strides, self.level_shapes(padded), strict=True):
+        shapes = self.level_shapes(padded)
+        for stride, (rows, columns) in zip(self.strides, shapes, strict=True):
             half = self.scale * stride / 2
             y, x = torch.meshgrid(
                 torch.arange(rows, device=device, dtype=torch.float32) * stride,
@@ -51,14 +95,7 @@ class PriorGrid:
                 indexing="ij",
             )
             levels.append(torch.stack([x - half, y - half, x + half, y + half], -1).view(-1, 4))
-        return torch.cat(levels)
-
-    def levels(self, padded: Shape, device: torch.device | str = "cpu") -> Tensor:
-        """The level of each prior, (P,) int64."""
-        sizes = torch.tensor(self.level_sizes(padded), device=device)
-        return torch.repeat_interleave(
-            torch.arange(len(self.strides), device=device), sizes, output_size=self.count(padded)
-        )
+        return Priors(torch.cat(levels), shapes)
 
     def cells(self, priors: npt.NDArray[np.int64], padded: Shape) -> npt.NDArray[np.int16]:
         """Where priors lie, independent of the padded size: (N, 3) level, row, column.

@@ -123,7 +123,7 @@ class RandomTeacher(Teacher):
         """
         height, width = images.shape[-2:]
         padded = (height, width)
-        priors = self.grid.boxes(padded)
+        priors = self.grid.priors(padded).boxes
         sides = priors[:, 2] - priors[:, 0]
         centres = (priors[:, :2] + priors[:, 2:]) / 2
         boxes = torch.from_numpy(self.objects.boxes).float()

@@ -105,7 +105,9 @@ class Course:
         copied = Beliefs(
             **{name: getattr(beliefs, name).clone(memory_format=as_decoded) for name in names}
         )
-        return SoftBatch(images, copied, self.teacher.grid.levels(padded, images.device), padded)
+        return SoftBatch(
+            images, copied, self.teacher.grid.priors(padded, images.device).levels, padded
+        )
 
     def stages(self) -> Iterator[tuple[str, PAA]]:
         """Train a student in each way; its name and the network at each stage.
@@ -196,7 +198,7 @@ def soft_loss(
     view, prior = (beliefs.overlap > 0).nonzero(as_tuple=True)
     if not len(view):
         return loss
-    anchors = grid.boxes(batch.padded, scores.device)[prior]
+    anchors = grid.priors(batch.padded, scores.device).boxes[prior]
     strides = torch.tensor(grid.strides, device=scores.device)[batch.level[prior]]
     centres = (anchors[:, :2] + anchors[:, 2:]) / 2
     sides = beliefs.boxes[view, prior] * strides[:, None]

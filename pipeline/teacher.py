@@ -18,7 +18,7 @@ from mmdet.models.losses import FocalLoss
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from pipeline.assignment.iou import Priors, best_overlap
+from pipeline.assignment.iou import best_overlap
 from pipeline.assignment.paa import (
     BACKGROUND,
     TOP_K,
@@ -30,6 +30,7 @@ from pipeline.coco import Objects
 from pipeline.detector import prior_grid
 from pipeline.errors import UserError
 from pipeline.params import Labels
+from pipeline.priors import Priors
 from pipeline.views import Shape
 
 _RULE = {"pos_iou_thr": 0.1, "neg_iou_thr": 0.1, "min_pos_iou": 0}
@@ -330,8 +331,7 @@ class Teacher:
         """The priors of views; kept, as views of a bucket follow each other."""
         key = tuple(padded), device
         if self._priors is None or self._priors[0] != key:
-            boxes = self.grid.boxes(padded, device)
-            self._priors = key, Priors(boxes, self.grid.level_shapes(padded))
+            self._priors = key, self.grid.priors(padded, device)
         return self._priors[1]
 
 

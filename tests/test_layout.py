@@ -78,6 +78,8 @@ LAYERS = [
         "objectness",
     },
     {
+        "assignment.arrays",
+        "assignment.iou",
         "assignment.paa",
         "assignment.mixture",
         "assignment.criterion",

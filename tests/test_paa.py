@@ -3,20 +3,31 @@
 import pipeline.mmcv_ops  # noqa: F401
 
 import math
+from dataclasses import fields
+from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 from mmdet.models.task_modules.assigners import MaxIoUAssigner
+from mmdet.structures.bbox import bbox_overlaps
 from mmengine.structures import InstanceData
 
-from pipeline.assignment.iou import Priors
-from pipeline.assignment.paa import BACKGROUND, find_candidates, order, select_positives
+from pipeline.assignment.iou import best_overlap, prior_overlaps
+from pipeline.assignment.paa import (
+    BACKGROUND,
+    Candidates,
+    Positives,
+    find_candidates,
+    list_candidates,
+    order,
+    select_positives,
+)
 from pipeline.priors import PriorGrid
 
 GRID = PriorGrid((8, 16, 32, 64, 128))
 PADDED = (192, 256)
-PRIORS = Priors(GRID.boxes(PADDED), GRID.level_shapes(PADDED))
+PRIORS = GRID.priors(PADDED)
 
 
 def random_boxes(rng: np.random.Generator, count: int) -> torch.Tensor:
@@ -87,6 +98,44 @@ def test_an_image_does_not_depend_on_its_batch() -> None:
         assert torch.equal(alone[0], together[image])
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_overlaps_equal_mmdet(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    boxes = torch.stack([random_boxes(rng, 6), random_boxes(rng, 6)])
+    present = torch.tensor([[True] * 6, [True, False, True, False, True, True]])
+    predicted = torch.stack([random_boxes(rng, 50), random_boxes(rng, 50)])
+    with_priors = prior_overlaps(boxes, present, PRIORS)
+    best = best_overlap(predicted, boxes, present)
+    for image in range(2):
+        kept = boxes[image][present[image]]
+        expected = bbox_overlaps(kept, PRIORS.boxes)
+        assert torch.equal(with_priors[image][present[image]], expected)
+        assert not with_priors[image][~present[image]].any()
+        assert torch.equal(best[image], bbox_overlaps(kept, predicted[image]).amax(0))
+
+
+def test_torch_chooses_as_numpy_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU's way, on the CPU."""
+    rng = np.random.default_rng(6)
+    boxes = torch.stack([random_boxes(rng, 9) for _ in range(4)])
+    present = torch.from_numpy(rng.random((4, 9)) < 0.8)
+    labels = torch.zeros(4, 9, dtype=torch.long)
+    costs = torch.from_numpy(rng.gamma(2, 1, 4 * GRID.count(PADDED))).float()
+    costs[::97] = torch.nan
+
+    def choose() -> tuple[Candidates, Positives]:
+        found = list_candidates(PRIORS, boxes, labels, present)
+        own = costs[: len(found.image)]
+        return found, select_positives(own, found.group, found.level, len(PRIORS.shapes))
+
+    expected = choose()
+    monkeypatch.setattr("pipeline.assignment.paa.arrays", lambda *tensors: (torch, *tensors))
+    for ours, numpys in zip(choose(), expected, strict=True):
+        for field in fields(ours):
+            assert torch.equal(getattr(ours, field.name), getattr(numpys, field.name))
+    assert len(expected[1].fallbacks)
+
+
 def positives(costs: list[float], levels: list[int] | None = None, objects=None) -> list[int]:
     costs_ = torch.tensor(costs)
     result = select_positives(
@@ -98,14 +147,15 @@ def positives(costs: list[float], levels: list[int] | None = None, objects=None)
     return result.chosen.nonzero()[:, 0].tolist()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("library", [np, torch], ids=["numpy", "torch"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("groups", [1, 40, 70_000])
-def test_order_is_by_group_cost_and_index(dtype: torch.dtype, groups: int) -> None:
+def test_order_is_by_group_cost_and_index(library: ModuleType, dtype: str, groups: int) -> None:
     rng = np.random.default_rng(groups)
     # Few different costs, so that many are equal; negative ones and such that are not finite, too.
     costs = rng.choice([-2.5, -1e-7, 1e-38, 0.1, 0.3, 7.0, 1e9, math.inf, math.nan], 500)
     group = rng.integers(0, groups, 500)
-    found = order(torch.from_numpy(costs).to(dtype), torch.from_numpy(group))
+    found = order(library.asarray(costs, dtype=getattr(library, dtype)), library.asarray(group))
     finite = np.where(np.isfinite(costs), costs, math.inf)
     expected = sorted(range(500), key=lambda i: (group[i], finite[i], i))
     assert found.tolist() == expected

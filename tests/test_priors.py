@@ -22,16 +22,16 @@ def test_boxes_equal_mmdets_anchors(padded: tuple[int, int]) -> None:
         strides=[8, 16, 32, 64, 128], ratios=[1.0], octave_base_scale=8, scales_per_octave=1
     )
     anchors = torch.cat(generator.grid_priors(GRID.level_shapes(padded), device="cpu"))
-    assert torch.equal(GRID.boxes(padded), anchors)
-    assert GRID.count(padded) == len(anchors) == len(GRID.levels(padded))
+    assert torch.equal(GRID.priors(padded).boxes, anchors)
+    assert GRID.count(padded) == len(anchors) == len(GRID.priors(padded).levels)
 
 
 @pytest.mark.parametrize("padded", SHAPES)
 def test_cells_name_every_prior(padded: tuple[int, int]) -> None:
     cells = GRID.cells(np.arange(GRID.count(padded)), padded)
-    assert (cells[:, 0] == GRID.levels(padded).numpy()).all()
+    assert (cells[:, 0] == GRID.priors(padded).levels.numpy()).all()
     stride = np.array(GRID.strides)[cells[:, 0]]
-    centres = GRID.boxes(padded).numpy().reshape(-1, 2, 2).mean(1)
+    centres = GRID.priors(padded).boxes.numpy().reshape(-1, 2, 2).mean(1)
     assert (cells[:, 2] * stride == centres[:, 0]).all()
     assert (cells[:, 1] * stride == centres[:, 1]).all()
 

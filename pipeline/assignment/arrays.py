@@ -16,7 +16,7 @@ Array = Any
 
 
 def library(array: Array) -> ModuleType:
-    """numpy or torch, whichever the array is of."""
+    """Whose array it is: numpy or torch."""
     return torch if isinstance(array, Tensor) else np
 
 

@@ -7,56 +7,10 @@ Shapes: B images on one grid of P priors, M room for objects in an image. Boxes 
 of the view.
 """
 
-from dataclasses import dataclass
-from functools import cached_property
-
 import torch
 from torch import Tensor
 
-from pipeline.views import Shape
-
-
-@dataclass(frozen=True)
-class Priors:
-    """The priors of a view, one for each cell: level after level, row after row.
-
-    Attributes:
-        boxes: (P, 4).
-        shapes: (rows, columns) of each level.
-    """
-
-    boxes: Tensor
-    shapes: list[Shape]
-
-    @cached_property
-    def levels(self) -> Tensor:
-        """The level of each prior, (P,) int64."""
-        device = self.boxes.device
-        sizes = torch.tensor([rows * columns for rows, columns in self.shapes], device=device)
-        numbers = torch.arange(len(sizes), device=device)
-        return numbers.repeat_interleave(sizes, output_size=len(self.boxes))
-
-    @cached_property
-    def areas(self) -> Tensor:
-        """The area of each prior, (P,)."""
-        left, top, right, bottom = self.boxes.T
-        return (right - left) * (bottom - top)
-
-    @cached_property
-    def sides(self) -> tuple[Tensor, Tensor]:
-        """Left and right of all levels' columns, (2, columns); top and bottom of rows, (2, rows).
-
-        A prior's are those of its column and its row.
-        """
-        sizes = [rows * columns for rows, columns in self.shapes]
-        levels = [
-            level.view(*shape, 4)
-            for level, shape in zip(self.boxes.contiguous().split(sizes), self.shapes, strict=True)
-        ]
-        return (
-            torch.cat([level[0, :, 0::2] for level in levels]).T.contiguous(),
-            torch.cat([level[:, 0, 1::2] for level in levels]).T.contiguous(),
-        )
+from pipeline.priors import Priors
 
 
 def prior_overlaps(boxes: Tensor, present: Tensor, priors: Priors) -> Tensor:

@@ -24,6 +24,7 @@ REGULARISATION = 1e-6
 _EMPTY = 10 * torch.finfo(torch.float64).eps
 _LOG_NORM = 0.5 * math.log(2 * math.pi)
 _FEW = 8
+"""Rows that are not sorted out: it takes longer than to compute with them."""
 _NOBODY = 300.0
 """Added to a log density, it leaves a member of 1e-130, which no sum notices."""
 

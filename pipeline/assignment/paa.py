@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from pipeline.assignment.arrays import Array, arrays, library
-from pipeline.assignment.iou import Priors, prior_overlaps
+from pipeline.assignment.iou import prior_overlaps
 from pipeline.assignment.mixture import fit_arrays
+from pipeline.priors import Priors
 
 BACKGROUND = -1
 POSITIVE_IOU = 0.1
@@ -130,8 +131,9 @@ def list_candidates(
     _, image, prior, taken, levels, anchors, boxes, labels = arrays(
         *found, priors.levels, priors.boxes, boxes, labels
     )
+    learnt = image, taken
     group = image * boxes.shape[1] + taken
-    rest = group, levels[prior], anchors[prior], labels[image, taken], boxes[image, taken]
+    rest = group, levels[prior], anchors[prior], labels[learnt], boxes[learnt]
     return Candidates(*found, *map(torch.as_tensor, rest))
 
 
@@ -163,7 +165,8 @@ def select_positives(costs: Tensor, objects: Tensor, levels: Tensor, num_levels:
         levels: (N,) int64, the level of each candidate's prior.
         num_levels: number of levels.
     """
-    chosen, fallbacks = _select(*arrays(costs, objects, levels), num_levels)
+    xp, costs, objects, levels = arrays(costs, objects, levels)
+    chosen, fallbacks = _select(xp, costs, objects, levels, num_levels)
     return Positives(torch.as_tensor(chosen), torch.as_tensor(fallbacks))
 
 

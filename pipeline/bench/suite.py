@@ -169,7 +169,7 @@ def _cluster(bench: Bench) -> list[Figures]:
 
 def _loader(bench: Bench) -> list[Figures]:
     effort = bench.effort
-    repeats = 3 * effort.repeats
+    repeats = 6 * effort.repeats  # processes that share two cores scatter
     return [measure_loader(effort.items, effort.workers, repeats, effort.memory_items)]
 
 
