@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pipeline.labelling import DECIDING_CODE
 from pipeline.params import BUILT_IN_DATA
 
 ROOT = Path(__file__).parents[1]
@@ -327,6 +328,25 @@ def test_imports_go_downward():
         if layer(file) > layer(target)
     ]
     assert not upward
+
+
+def test_labels_carry_the_digest_of_all_code_that_decides_them():
+    """What labelling imports decides labels, but for what only reads, names or stores."""
+    others = {
+        "checkpoint.py",
+        "coco.py",
+        "dataset.py",
+        "detector.py",
+        "errors.py",
+        "mmcv_ops.py",
+        "params.py",
+        "paths.py",
+        "store/fingerprint.py",
+        "store/schema.py",
+    }
+    reached = closure(ROOT, [Path("pipeline/labelling.py")])
+    found = {file.relative_to("pipeline").as_posix() for file in reached}
+    assert found == others | set(DECIDING_CODE)
 
 
 def test_every_module_has_a_layer():
