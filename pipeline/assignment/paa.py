@@ -73,10 +73,12 @@ def _list_found(
         which, nearest = _places(xp, iou[far, small] == best[far, small, None])
         found[far[which], nearest] = True
     prior, image = _places(xp, found.T)
-    near = iou.swapaxes(0, 1)[:, image, prior]
-    wanted = near == best.T[:, image]
+    _, room, count = iou.shape
+    row = image * room + xp.arange(room, device=image.device)[:, None]
+    near = xp.take(iou, row * count + prior)
+    wanted = near == xp.take(best, row)
     # The last object that wants the prior comes before the one of highest IoU, which is 1 or less.
-    wish = xp.arange(2, 2 + len(near), device=near.device)[:, None]
+    wish = xp.arange(2, 2 + room, dtype=iou.dtype, device=image.device)[:, None]
     return image, prior, xp.where(wanted, wish, near).argmax(0)
 
 
