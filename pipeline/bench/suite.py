@@ -156,7 +156,7 @@ def _pass(bench: Bench) -> list[Figures]:
         what = "the project's teacher"
         figures = [measure_pass(*project, effort.pass_images, effort.repeats, 0.9, what)]
     if bench.large:
-        figures.append(measure_large_pass(effort.large_images, effort.long_repeats))
+        figures.append(measure_large_pass(effort.large_images, effort.repeats))
     return figures
 
 
