@@ -27,11 +27,16 @@ class Priors:
     boxes: Tensor
     shapes: list[Shape]
 
+    @property
+    def sizes(self) -> list[int]:
+        """The number of priors of each level."""
+        return [rows * columns for rows, columns in self.shapes]
+
     @cached_property
     def levels(self) -> Tensor:
         """The level of each prior, (P,) int64."""
         device = self.boxes.device
-        sizes = torch.tensor([rows * columns for rows, columns in self.shapes], device=device)
+        sizes = torch.tensor(self.sizes, device=device)
         numbers = torch.arange(len(sizes), device=device)
         return numbers.repeat_interleave(sizes, output_size=len(self.boxes))
 
@@ -47,10 +52,9 @@ class Priors:
 
         A prior's are those of its column and its row.
         """
-        sizes = [rows * columns for rows, columns in self.shapes]
         levels = [
             level.view(*shape, 4)
-            for level, shape in zip(self.boxes.contiguous().split(sizes), self.shapes, strict=True)
+            for level, shape in zip(self.boxes.split(self.sizes), self.shapes, strict=True)
         ]
         return (
             torch.cat([level[0, :, 0::2] for level in levels]).T.contiguous(),

@@ -31,10 +31,10 @@ def prior_overlaps(boxes: Tensor, present: Tensor, priors: Priors) -> Tensor:
     (lefts, rights), (tops, bottoms) = priors.sides
     widths = _shared_sides(left, right, lefts, rights)
     heights = _shared_sides(top, bottom, tops, bottoms)
-    union = (right - left) * (bottom - top) + priors.areas
-    shared = torch.empty_like(union)
+    areas = (right - left) * (bottom - top) + priors.areas
+    shared = torch.empty_like(areas)
     levels = zip(
-        shared.split([rows * columns for rows, columns in priors.shapes], 2),
+        shared.split(priors.sizes, 2),
         heights.split([rows for rows, _ in priors.shapes], 2),
         widths.split([columns for _, columns in priors.shapes], 2),
         priors.shapes,
@@ -42,7 +42,7 @@ def prior_overlaps(boxes: Tensor, present: Tensor, priors: Priors) -> Tensor:
     )
     for level, height, width, shape in levels:
         torch.mul(height[..., None], width[..., None, :], out=level.unflatten(2, shape))
-    return _ratio(shared, union)
+    return _ratio(shared, areas)
 
 
 def best_overlap(predicted: Tensor, boxes: Tensor, present: Tensor) -> Tensor:

@@ -117,8 +117,7 @@ def _fit(xp: ModuleType, x: Array, valid: Array) -> tuple[Array, Array, Array, A
         previous = bound
         if not ended.any():
             continue
-        for whole, parameter in zip(fitted, fit, strict=True):
-            whole[:, rows[ended]] = parameter[:, ended]
+        _keep(fitted, fit, rows, ended)
         running &= ~ended
         left = int(running.sum())
         if not left:
@@ -130,13 +129,26 @@ def _fit(xp: ModuleType, x: Array, valid: Array) -> tuple[Array, Array, Array, A
             fit = tuple(parameter[:, running] for parameter in fit)
             squares = squares[:, running]
             running = running[running]
-    for whole, parameter in zip(fitted, fit, strict=True):
-        whole[:, rows[running]] = parameter[:, running]
+    _keep(fitted, fit, rows, running)
 
     means, precisions, peaks = fitted
     joint = _log_joint(_squares(x, means), precisions, peaks)
     density = xp.where(valid, _log_density(xp, joint), 0)
     return (joint[0] >= joint[1]) & valid, density, means.T, 0.5 / precisions.T
+
+
+def _keep(fitted: list[Array], fit: tuple[Array, ...], rows: Array, which: Array) -> None:
+    """Write the parameters (2, n) of some of the rows to those of all, (2, N).
+
+    Args:
+        fitted: each parameter of all rows.
+        fit: each parameter of the rows that are still fitted.
+        rows: (n,) which of all these are.
+        which: (n,) bool, the ones to write.
+    """
+    places = rows[which]
+    for whole, parameter in zip(fitted, fit, strict=True):
+        whole[:, places] = parameter[:, which]
 
 
 def _squares(x: Array, means: Array) -> Array:

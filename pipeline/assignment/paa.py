@@ -230,7 +230,7 @@ def order(costs: Array, groups: Array) -> Array:
     """
     xp = library(costs)
     costs = xp.where(xp.isfinite(costs), costs, math.inf)
-    if costs.dtype != np.float32:
+    if xp is torch or costs.dtype != np.float32:
         by_cost = xp.argsort(costs, stable=True)
         return by_cost[xp.argsort(groups[by_cost], stable=True)]
     # NumPy sorts by 16 bits in a sixth of the time. As whole numbers, negative floats descend.
