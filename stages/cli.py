@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import click
 
 from pipeline.errors import UserError
+from pipeline.memory import keep_freed_memory
 
 _PR_SET_PDEATHSIG = 1
 """Of Linux's prctl: the signal that this process gets when its parent ends."""
@@ -106,6 +107,7 @@ def main() -> None:
     Ctrl-C and SIGTERM end it with the status that shells give, 128 + signal.
     """
     _die_with_dvc()
+    keep_freed_memory()
     signal.signal(signal.SIGTERM, _stop)
     # mmdet warns of its own deprecated code and of optional packages.
     warnings.filterwarnings("ignore", module=r"mmdet\.")

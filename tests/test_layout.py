@@ -108,7 +108,7 @@ LAYERS = [
         "results",
     },
     {"params_file"},
-    {"params", "paths", "errors", "overlap", "machine"},
+    {"params", "paths", "errors", "overlap", "machine", "memory"},
 ]
 
 MMDET_MODULES = {

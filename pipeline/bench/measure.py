@@ -15,6 +15,8 @@ import torch
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
+from pipeline.memory import keep_freed_memory
+
 
 @dataclass(frozen=True)
 class Row:
@@ -154,7 +156,8 @@ def in_own_process(function: Callable[..., Any], *args: Any) -> Any:
         function: of a module.
         args: that can be pickled.
     """
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as executor:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, spawn, keep_freed_memory) as executor:
         return executor.submit(function, *args).result()
 
 

@@ -1,0 +1,49 @@
+"""Tensors reuse the memory of freed ones, in `lad` and in the processes that it starts."""
+
+import platform
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.bench.measure import in_own_process
+
+PAGES = 10_000
+
+pytestmark = pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc", reason="the memory of another C library is left as it is"
+)
+
+
+def new_pages() -> int:
+    """How many pages the kernel hands out for a tensor of `PAGES`, once many were freed."""
+    counts = []
+    for _ in range(20):  # glibc's cache of small pieces keeps the first few apart
+        torch.zeros(PAGES * resource.getpagesize(), dtype=torch.uint8)
+        counts.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+    return counts[-1] - counts[-2]
+
+
+@pytest.mark.parametrize(
+    ("run", "kept"),
+    [("cli.lad()", False), ("cli.main()", True)],
+    ids=["a library that is imported", "lad"],
+)
+def test_lad_keeps_freed_memory(run, kept):
+    code = f"""
+from stages import cli
+from tests.test_memory import new_pages
+cli.lad = lambda: print(new_pages())
+{run}
+"""
+    root = Path(__file__).parents[1]
+    ended = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, check=True)
+    pages = int(ended.stdout.splitlines()[-1])
+    assert pages < PAGES / 100 if kept else pages > PAGES / 2
+
+
+def test_a_benchmark_in_its_own_process_keeps_freed_memory():
+    assert in_own_process(new_pages) < PAGES / 100
