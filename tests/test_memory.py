@@ -1,5 +1,6 @@
 """Tensors reuse the memory of freed ones, in `lad` and in the processes that it starts."""
 
+import multiprocessing
 import platform
 import resource
 import subprocess
@@ -18,11 +19,15 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+def tensor() -> torch.Tensor:
+    return torch.ones(PAGES * resource.getpagesize(), dtype=torch.uint8)
+
+
 def new_pages() -> int:
     """How many pages the kernel hands out for a tensor of `PAGES`, once many were freed."""
     counts = []
     for _ in range(20):  # glibc's cache of small pieces keeps the first few apart
-        torch.zeros(PAGES * resource.getpagesize(), dtype=torch.uint8)
+        tensor()
         counts.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
     return counts[-1] - counts[-2]
 
@@ -47,3 +52,21 @@ cli.lad = lambda: print(new_pages())
 
 def test_a_benchmark_in_its_own_process_keeps_freed_memory():
     assert in_own_process(new_pages) < PAGES / 100
+
+
+def pages_given_back_for_a_fork() -> int:
+    """By this process, once a tensor is free."""
+    tensor()
+    before = resident_pages()
+    process = multiprocessing.get_context("fork").Process(target=int)
+    process.start()
+    process.join()
+    return before - resident_pages()
+
+
+def resident_pages() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1])
+
+
+def test_a_loaders_process_does_not_hold_on_to_freed_memory():
+    assert in_own_process(pages_given_back_for_a_fork) > PAGES / 2
