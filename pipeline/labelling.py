@@ -42,7 +42,7 @@ VERSIONS = (
 
 
 DECIDING_CODE = (
-    "assignment/arrays.py",
+    "arrays.py",
     "assignment/iou.py",
     "assignment/mixture.py",
     "assignment/paa.py",

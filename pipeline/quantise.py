@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline.arrays import arrays
 from pipeline.params import Labels
 
 TAIL = 0
@@ -86,13 +87,21 @@ class Coding:
         """
         if probabilities.sum().isnan():
             raise ValueError("a probability is not a number: the teacher's outputs are broken")
-        # Comparing with a table gives the same codes on every device; a power would not.
-        edges = self.edges().to(probabilities.device)
         by_class = probabilities.mT.contiguous()
-        codes = torch.bucketize(by_class, edges, right=True, out_int32=True).to(torch.uint8)
+        codes = self._codes(by_class)
         tail, in_tail = _tail(by_class, codes)
         scale = _scale(tail, in_tail)
         return codes, _mean(tail, in_tail, scale).half(), scale
+
+    def _codes(self, probabilities: Tensor) -> Tensor:
+        # Comparing with a table gives the same codes on every device; a power would not.
+        edges = self.edges().to(probabilities.device)
+        xp, flat, edges = arrays(probabilities.flatten(), edges)
+        # Few are looked up: most are in the tail.
+        (above,) = xp.where(flat >= edges[0])
+        codes = xp.zeros_like(flat, dtype=xp.uint8)
+        codes[above] = xp.asarray(xp.searchsorted(edges, flat[above], side="right"), dtype=xp.uint8)
+        return torch.as_tensor(codes).view_as(probabilities)
 
     def decode(self, codes: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
         """Probabilities (..., P, C) float32 from what `encode` returns."""
@@ -126,8 +135,8 @@ def tail_mean(probabilities: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
 
 def _tail(by_class: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
     """What is in the tail and else 0, and 1 where it is; (..., C, P) float32."""
-    # A product with 0 or 1 takes less time than `where`.
-    in_tail = (codes == TAIL).float()
+    # A product with 0 or 1 takes less time than `where`, and this less than to convert booleans.
+    in_tail = torch.eq(codes, TAIL, out=by_class.new_empty(codes.shape))
     return by_class * in_tail, in_tail
 
 

@@ -79,7 +79,6 @@ LAYERS = [
         "objectness",
     },
     {
-        "assignment.arrays",
         "assignment.iou",
         "assignment.paa",
         "assignment.mixture",
@@ -108,7 +107,7 @@ LAYERS = [
         "results",
     },
     {"params_file"},
-    {"params", "paths", "errors", "overlap", "machine", "memory"},
+    {"params", "paths", "errors", "overlap", "machine", "memory", "arrays"},
 ]
 
 MMDET_MODULES = {

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.assignment.arrays import Array, arrays, library
+from pipeline.arrays import Array, arrays, library
 from pipeline.assignment.iou import prior_overlaps
 from pipeline.assignment.mixture import fit_arrays
 from pipeline.priors import Priors
