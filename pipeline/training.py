@@ -7,6 +7,7 @@ import json
 import shutil
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -114,7 +115,8 @@ def train(
     wait_for_all()
     runner = Runner(
         default_scope="mmdet",
-        experiment_name=name,
+        # mmengine adds the second, which two trainings of a process may share, and their record.
+        experiment_name=f"{name}_{uuid4().hex}",
         model=model,
         work_dir=str(run_folder),
         train_dataloader=dict(

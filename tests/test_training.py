@@ -85,6 +85,15 @@ def test_other_settings_start_anew(project) -> None:
     assert not all(torch.equal(first[key], second[key]) for key in first)
 
 
+def test_trainings_that_begin_in_the_same_second_have_their_own_records(
+    project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.strftime", lambda *_: "20260101_000000")
+    first = train_student("lad", project.params, project.paths)
+    second = train_student("lad", project.params, project.paths)
+    assert second["steps"] == first["steps"] == len(second["curves"]["loss"])
+
+
 def test_a_student_is_an_ordinary_paa_checkpoint(project) -> None:
     train_student("lad", project.params, project.paths)
     detector, model = load_model(project.paths.model("lad"), "")
