@@ -2,7 +2,7 @@
 
 import ctypes
 import os
-import sys
+import platform
 from functools import cache, partial
 
 _M_TRIM_THRESHOLD = -1
@@ -20,8 +20,9 @@ def keep_freed_memory() -> None:
     What is kept is given back before a fork: the new process would hold on to it, and the kernel
     copy each page that this one writes to.
     """
+    if platform.libc_ver()[0] != "glibc":
+        return
     library = ctypes.CDLL(None)
-    if sys.platform == "linux" and hasattr(library, "mallopt"):
-        library.mallopt(_M_MMAP_MAX, 0)
-        library.mallopt(_M_TRIM_THRESHOLD, -1)
-        os.register_at_fork(before=partial(library.malloc_trim, 0))
+    library.mallopt(_M_MMAP_MAX, 0)
+    library.mallopt(_M_TRIM_THRESHOLD, -1)
+    os.register_at_fork(before=partial(library.malloc_trim, 0))
