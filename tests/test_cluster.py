@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from distributed import LocalCluster
+from distributed import Client, LocalCluster
+from test_memory import PAGES, new_pages
 from test_precompute import assert_same_stores
 
 import pipeline.cluster
@@ -109,6 +110,14 @@ def test_an_existing_scheduler(project, local, scheduler) -> None:
     project.change(labels={"scheduler": scheduler})
     precompute_labels(project.params, project.paths, replace=False)
     assert_same_stores(project.paths.labels, local)
+
+
+def test_a_worker_keeps_freed_memory(project, scheduler) -> None:
+    """Dask starts it with malloc set to keep nothing."""
+    project.change(labels={"scheduler": scheduler})
+    precompute_labels(project.params, project.paths, replace=False)
+    with Client(scheduler, set_as_default=False) as client:
+        assert client.submit(new_pages).result() < PAGES / 100
 
 
 def test_an_error_in_a_worker_is_one_message(project, scheduler) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -51,15 +52,11 @@ def test_a_benchmark_in_its_own_process_keeps_freed_memory():
 def pages_given_back_for_a_fork() -> int:
     """By this process, once a tensor is free."""
     tensor()
-    before = resident_pages()
+    before = psutil.Process().memory_info().rss
     process = multiprocessing.get_context("fork").Process(target=int)
     process.start()
     process.join()
-    return before - resident_pages()
-
-
-def resident_pages() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1])
+    return (before - psutil.Process().memory_info().rss) // resource.getpagesize()
 
 
 def test_a_loaders_process_does_not_hold_on_to_freed_memory():
