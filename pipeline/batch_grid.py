@@ -23,6 +23,11 @@ def level_shapes_of(levels: Sequence[Tensor]) -> list[Shape]:
     return [(level.shape[-2], level.shape[-1]) for level in levels]
 
 
+def by_prior(levels: Sequence[Tensor]) -> Tensor:
+    """What a head says of each prior, (B, P, C), from its maps (B, C, H, W) of the levels."""
+    return torch.cat([level.permute(0, 2, 3, 1).flatten(1, 2) for level in levels], 1)
+
+
 def own_grid(
     head: PAAHead, samples: SampleList, level_shapes: list[Shape], device: torch.device
 ) -> Tensor:

@@ -5,7 +5,6 @@ import pipeline.mmcv_ops  # noqa: F401
 import copy
 from typing import Any
 
-import torch
 from mmdet.models.utils import unpack_gt_instances
 from mmdet.registry import MODELS
 from mmdet.structures import SampleList
@@ -13,8 +12,8 @@ from mmdet.structures.bbox import bbox_overlaps
 from mmengine.config import ConfigDict
 from torch import Tensor
 
-from pipeline.batch_grid import level_shapes_of
-from pipeline.objectness import ObjectnessLADHead
+from pipeline.batch_grid import by_prior, level_shapes_of
+from pipeline.lad_head import ObjectnessLADHead
 from pipeline.online import assign_batch, count_fallbacks
 from pipeline.teacher import Outputs, check_rule
 
@@ -55,8 +54,7 @@ class BatchedPAAHead(ObjectnessLADHead):
     def _box_loss(self, deltas: list[Tensor], assignment: tuple) -> Tensor:
         """PAA's box loss, which weighs a positive by its overlap; LAD's does not."""
         _, _, targets, _, positives, anchors, _ = assignment
-        flat = torch.cat([level.permute(0, 2, 3, 1).flatten(1, 2) for level in deltas], 1)
-        predicted = self.bbox_coder.decode(anchors, flat.flatten(0, 1)[positives])
+        predicted = self.bbox_coder.decode(anchors, by_prior(deltas).flatten(0, 1)[positives])
         overlap = bbox_overlaps(predicted.detach(), targets[positives], is_aligned=True)
         loss: Tensor = self.loss_bbox(
             predicted,

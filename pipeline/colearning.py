@@ -24,7 +24,7 @@ from pipeline.batch_grid import level_shapes_of, own_grid
 from pipeline.checkpoint import load_weights, read_weights
 from pipeline.detector import build_detector, preprocessing, prior_grid
 from pipeline.errors import UserError
-from pipeline.objectness import ObjectnessLADHead
+from pipeline.lad_head import ObjectnessLADHead
 from pipeline.online import (
     BatchAssignment,
     batch_candidates,
@@ -32,6 +32,7 @@ from pipeline.online import (
     chosen_assignment,
     count_fallbacks,
 )
+from pipeline.preprocessor import with_few_copies
 from pipeline.teacher import Outputs, candidate_costs, check_rule
 
 HeadOutputs = tuple[list[Tensor], list[Tensor], list[Tensor]]
@@ -71,7 +72,7 @@ class CoLAD(BaseModel):
         per_level: bool,
         checkpoints: Sequence[dict[str, Any] | None] = (None, None),
     ) -> None:
-        super().__init__(data_preprocessor=networks[0].data_preprocessor)
+        super().__init__(data_preprocessor=with_few_copies(networks[0]).data_preprocessor)
         self.names = names
         self.networks = ModuleList([build_detector(model) for model in networks])
         self.criterion = criterion

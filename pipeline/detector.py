@@ -14,6 +14,7 @@ from mmengine.config import Config, ConfigDict
 
 import pipeline.objectness  # noqa: F401  registers the head that configs name
 from pipeline.errors import UserError
+from pipeline.preprocessor import with_few_copies
 from pipeline.priors import PriorGrid
 
 register_all_modules(init_default_scope=True)
@@ -59,7 +60,7 @@ def build_detector(model: ConfigDict) -> PAA:
         UserError: mmdet can't build it.
     """
     try:
-        detector: PAA = MODELS.build(model)
+        detector: PAA = MODELS.build(with_few_copies(model))
     except (TypeError, KeyError, AssertionError, ValueError) as error:
         raise UserError(f"mmdet can't build the model of type {model.type!r}: {error}") from error
     return detector

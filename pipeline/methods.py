@@ -12,8 +12,8 @@ from pipeline.batched_paa import batched_paa
 from pipeline.checkpoint import CONFIG, WEIGHTS
 from pipeline.detector import load_model_config, without_downloads
 from pipeline.errors import UserError
+from pipeline.lad_head import ObjectnessLADHead
 from pipeline.losses import SoftLabelLoss
-from pipeline.objectness import ObjectnessLADHead
 from pipeline.online_students import OnlineLAD, OnlineSoftLAD
 from pipeline.params import Student
 from pipeline.priors import PriorGrid

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from mmcv.cnn import Scale
-from mmdet.models.dense_heads import LADHead, PAAHead
+from mmdet.models.dense_heads import PAAHead
 from mmdet.registry import MODELS
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
@@ -133,8 +133,3 @@ class ObjectnessPAAHead(PAAHead):
             # mmdet's score is sqrt(probability x IoU), and the IoU is 1.
             results.scores = results.scores.square()
         return super()._bbox_post_process(results, *args, **kwargs)
-
-
-@MODELS.register_module()
-class ObjectnessLADHead(ObjectnessPAAHead, LADHead):
-    """Such a head that learns a given assignment, as mmdet's `LADHead` does."""

@@ -182,6 +182,9 @@ class Training(Section):
     warmup_steps: int = Field(50, ge=0)
     clip_grad_norm: float | None = Field(None, gt=0)
     amp: bool = Field(False, description="mixed precision; needs a GPU")
+    channels_last: bool | None = Field(
+        None, description="the memory format of the network; null: on the CPU, where it is faster"
+    )
     workers: int = Field(2, ge=0, description="processes that load images")
     seed: int = 0
     checkpoint_every: PositiveInt = Field(1, description="epochs between checkpoints")

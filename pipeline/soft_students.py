@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 from mmdet.models.detectors import PAA
-from mmdet.models.utils import levels_to_images, unpack_gt_instances
+from mmdet.models.utils import unpack_gt_instances
 from mmdet.registry import MODELS, TRANSFORMS
 from mmdet.structures import SampleList
 from torch import Tensor
 
-from pipeline.batch_grid import level_shapes_of, own_grid
+from pipeline.batch_grid import by_prior, level_shapes_of, own_grid
 from pipeline.priors import PriorGrid
 from pipeline.quantise import Coding, decode_share, decode_sides, encode_share
 from pipeline.replay import LabelTransform
@@ -234,7 +234,7 @@ class SoftLADHead(CachedLADHead):
                 and the logits of the IoU branch (B, 1, H, W).
             targets: what the teacher says.
         """
-        scores, deltas, iou = (torch.cat(levels_to_images(levels)) for levels in outputs)
+        scores, deltas, iou = (by_prior(levels).flatten(0, 1) for levels in outputs)
         total = targets.overlap.sum()
         total = torch.where(total > 0, total, torch.ones_like(total))
         losses = {

@@ -17,7 +17,7 @@ from torch import Tensor
 from pipeline.batch_grid import label_assignment, level_shapes_of, own_grid
 from pipeline.coco import Objects, objects_digest
 from pipeline.errors import UserError
-from pipeline.objectness import ObjectnessLADHead
+from pipeline.lad_head import ObjectnessLADHead
 from pipeline.priors import PriorGrid
 from pipeline.replay import LabelTransform
 from pipeline.store.reader import LabelStore

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from mmdet.models.detectors import PAA
 from mmdet.models.losses import GIoULoss
-from mmdet.models.utils import levels_to_images
 from mmengine.config import ConfigDict
 from mmengine.device import get_device
 from mmengine.logging import MMLogger
@@ -21,6 +20,7 @@ from mmengine.runner import set_random_seed
 from torch import Tensor
 from tqdm import tqdm
 
+from pipeline.batch_grid import by_prior
 from pipeline.batches import view_loader
 from pipeline.detector import build_detector, preprocessing
 from pipeline.labelling import ask
@@ -170,7 +170,7 @@ class Course:
 def head_outputs(student: PAA, images: Tensor) -> list[Tensor]:
     """Class logits (B, P, C), encoded boxes (B, P, 4) and IoU logits (B, P, 1)."""
     levels = student.bbox_head(student.extract_feat(images))
-    return [torch.stack(levels_to_images(part)) for part in levels]
+    return [by_prior(part) for part in levels]
 
 
 def soft_loss(

@@ -12,15 +12,17 @@ from uuid import uuid4
 import numpy as np
 import torch
 from mmengine.config import ConfigDict
+from mmengine.device import get_device
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from pipeline.batches import collate_views
 from pipeline.dataset import DataInfo
+from pipeline.detector import build_detector
 from pipeline.errors import UserError
 from pipeline.params import Training
 from pipeline.ranks import is_first, join, part_of, wait_for_all
@@ -60,6 +62,22 @@ class ProgressHook(Hook):
     def after_train(self, runner: Runner) -> None:
         """End the bar."""
         self.bar.close()
+
+
+class _Runner(Runner):
+    """mmengine's, for a network of `build_detector` in the memory format of its training."""
+
+    def __init__(self, training: Training, **settings: Any) -> None:
+        self.training = training
+        super().__init__(**settings)
+
+    def build_model(self, model: ConfigDict) -> nn.Module:
+        return build_detector(model)
+
+    def wrap_model(self, wrapper: dict[str, Any] | None, model: nn.Module) -> nn.Module:
+        # Before it is wrapped: processes share gradients as weights lie in memory then.
+        set_memory_format(model, self.training)
+        return super().wrap_model(wrapper, model)
 
 
 def train(
@@ -113,7 +131,8 @@ def train(
     if is_first():
         _start_or_continue(run_folder, decides_result)
     wait_for_all()
-    runner = Runner(
+    runner = _Runner(
+        training=training,
         default_scope="mmdet",
         # mmengine adds the second, which two trainings of a process may share, and their record.
         experiment_name=f"{name}_{uuid4().hex}",
@@ -154,7 +173,7 @@ def train(
     )
     runner.train()
     network = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    state = {key: value.detach().cpu() for key, value in network.state_dict().items()}
+    state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
     return state, _record(runner, training)
 
 
@@ -185,9 +204,21 @@ def _wrapper() -> dict[str, Any]:
     return wrapper
 
 
+def set_memory_format(network: nn.Module, training: Training) -> None:
+    """Lay out a network's weights as its training wants them; its feature maps then follow."""
+    channels_last = training.channels_last
+    if channels_last is None:
+        channels_last = get_device() == "cpu"
+    if channels_last:
+        # mmdet's LAD has a `to` that knows devices alone.
+        nn.Module.to(network, memory_format=torch.channels_last)
+
+
 def optim_wrapper(training: Training) -> dict[str, Any]:
     """The mmengine config of the optimiser."""
-    optimizer = dict(type=training.optimizer, lr=training.lr, weight_decay=training.weight_decay)
+    optimizer = dict(
+        type=training.optimizer, lr=training.lr, weight_decay=training.weight_decay, fused=True
+    )
     if training.optimizer == "SGD":
         optimizer["momentum"] = 0.9
     wrapper: dict[str, Any] = dict(

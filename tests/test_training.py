@@ -59,10 +59,10 @@ def test_an_interrupted_training_continues_to_the_same_weights(
                 raise KeyboardInterrupt
 
     HOOKS.register_module(module=Interrupt, force=True)
-    runner = pipeline.training.Runner
+    runner = pipeline.training._Runner
     monkeypatch.setattr(
         pipeline.training,
-        "Runner",
+        "_Runner",
         lambda **kw: runner(
             **(kw | {"custom_hooks": [*kw["custom_hooks"], dict(type="Interrupt")]})
         ),
@@ -74,6 +74,37 @@ def test_an_interrupted_training_continues_to_the_same_weights(
     assert_equal_weights(weights(project, method), uninterrupted)
     record = json.loads((project.paths.model(method) / "training.json").read_text())
     assert record["steps"] == steps == len(record["curves"]["loss"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "channels_last"),
+    [({}, not torch.cuda.is_available()), ({"channels_last": False}, False)],
+)
+def test_the_memory_format_of_a_training(
+    project, monkeypatch: pytest.MonkeyPatch, settings: dict, channels_last: bool
+) -> None:
+    project.change(training={"epochs": 1} | settings)
+    formats = set()
+
+    class Watch(Hook):
+        def after_train_iter(self, runner, *_, **__) -> None:
+            weight = runner.model.backbone.layer2[0].conv1.weight
+            state = runner.optim_wrapper.optimizer.state[weight]
+            formats.update(
+                one.is_contiguous(memory_format=torch.channels_last)
+                for one in (weight, state["exp_avg"], state["exp_avg_sq"])
+            )
+
+    HOOKS.register_module(module=Watch, force=True)
+    runner = pipeline.training._Runner
+    monkeypatch.setattr(
+        pipeline.training,
+        "_Runner",
+        lambda **kw: runner(**(kw | {"custom_hooks": [*kw["custom_hooks"], dict(type="Watch")]})),
+    )
+    train_student("lad", project.params, project.paths)
+    assert formats == {channels_last}
+    assert all(one.is_contiguous() for one in weights(project, "lad").values())
 
 
 def test_other_settings_start_anew(project) -> None:

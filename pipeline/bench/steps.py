@@ -33,7 +33,7 @@ from pipeline.replay import Attachments, ViewSampler
 from pipeline.soft_students import SoftLAD
 from pipeline.store.reader import LabelStore
 from pipeline.students import CachedLAD
-from pipeline.training import optim_wrapper
+from pipeline.training import optim_wrapper, set_memory_format
 from pipeline.views import view_plan
 
 BATCHES = 4
@@ -122,6 +122,7 @@ def step_calls(
             )
         network = build_detector(config)
         network.load_state_dict(state)
+        set_memory_format(network, training)
         network.to(get_device()).train()
         calls[way] = partial(
             _step, network, build_optim_wrapper(network, optim_wrapper(training)), batches[labels]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmdet.registry import MODELS
 from mmengine.dataset import pseudo_collate
 from torch.utils.data import DataLoader
 
@@ -32,7 +33,7 @@ Collate = Callable[[Sequence[Any]], Any]
 
 
 def infer(params: Params, paths: Paths, collate: Collate = pseudo_collate) -> int:
-    """The bare loop: load the teacher, then load views and run the network on them.
+    """The bare loop: load the teacher, then load views and run the network on them, as mmdet does.
 
     Args:
         params: the settings.
@@ -44,6 +45,7 @@ def infer(params: Params, paths: Paths, collate: Collate = pseudo_collate) -> in
     """
     data = load_data_info(paths)
     teacher, model = load_teacher(paths, data)
+    preprocess = MODELS.build(model.data_preprocessor).to(teacher.device)
     plan = view_plan(params.views)
     layout = plan_store(
         load_images(data.train.annotations),
@@ -66,7 +68,7 @@ def infer(params: Params, paths: Paths, collate: Collate = pseudo_collate) -> in
     views = 0
     with torch.inference_mode():
         for batch in loader:
-            ready = teacher.detector.data_preprocessor(batch)
+            ready = preprocess(batch)
             teacher.head(teacher.detector.extract_feat(ready["inputs"]))
             views += len(ready["inputs"])
     return views
