@@ -183,7 +183,7 @@ class Training(Section):
     clip_grad_norm: float | None = Field(None, gt=0)
     amp: bool = Field(False, description="mixed precision; needs a GPU")
     channels_last: bool | None = Field(
-        None, description="the memory format of the network; null: on the CPU, where it is faster"
+        None, description="memory format; null: on the CPU alone, where it is faster"
     )
     workers: int = Field(2, ge=0, description="processes that load images")
     seed: int = 0

@@ -64,18 +64,25 @@ class ProgressHook(Hook):
         self.bar.close()
 
 
-class _Runner(Runner):
-    """mmengine's, for a network of `build_detector` in the memory format of its training."""
+class TrainingRunner(Runner):
+    """mmengine's `Runner`, with the network that `build_detector` makes, in its memory format.
+
+    Args:
+        training: says which.
+        settings: those of `Runner`.
+    """
 
     def __init__(self, training: Training, **settings: Any) -> None:
         self.training = training
         super().__init__(**settings)
 
     def build_model(self, model: ConfigDict) -> nn.Module:
+        """The network of a config."""
         return build_detector(model)
 
     def wrap_model(self, wrapper: dict[str, Any] | None, model: nn.Module) -> nn.Module:
-        # Before it is wrapped: processes share gradients as weights lie in memory then.
+        """The network on its device, and where there are several processes, in their midst."""
+        # Before that: processes share gradients in the layout that weights have then.
         set_memory_format(model, self.training)
         return super().wrap_model(wrapper, model)
 
@@ -131,7 +138,7 @@ def train(
     if is_first():
         _start_or_continue(run_folder, decides_result)
     wait_for_all()
-    runner = _Runner(
+    runner = TrainingRunner(
         training=training,
         default_scope="mmdet",
         # mmengine adds the second, which two trainings of a process may share, and their record.

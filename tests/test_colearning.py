@@ -320,7 +320,7 @@ def test_a_network_gives_the_outputs_that_it_gave_in_training(
 
     with_hook(monkeypatch, KeepModel)
     train_colearn("pair", project.change(training={"epochs": 1}).params, project.paths)
-    both = kept["model"].eval()
+    both = kept["model"].eval().to(memory_format=torch.contiguous_format)
     inputs, samples = batch_of(project, MIXED, both)
     for name, one in zip(("pair.half", "pair.quarter"), both.networks, strict=True):
         saved, _ = load_model(project.paths.model(name), "")
@@ -334,10 +334,10 @@ def test_a_network_gives_the_outputs_that_it_gave_in_training(
 def with_hook(monkeypatch: pytest.MonkeyPatch, hook: type[Hook]) -> None:
     """Have trainings call a hook, too."""
     HOOKS.register_module(module=hook, force=True)
-    runner = pipeline.training.Runner
+    runner = pipeline.training.TrainingRunner
     monkeypatch.setattr(
         pipeline.training,
-        "Runner",
+        "TrainingRunner",
         lambda **kw: runner(
             **(kw | {"custom_hooks": [*kw["custom_hooks"], dict(type=hook.__name__)]})
         ),

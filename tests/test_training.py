@@ -59,10 +59,10 @@ def test_an_interrupted_training_continues_to_the_same_weights(
                 raise KeyboardInterrupt
 
     HOOKS.register_module(module=Interrupt, force=True)
-    runner = pipeline.training._Runner
+    runner = pipeline.training.TrainingRunner
     monkeypatch.setattr(
         pipeline.training,
-        "_Runner",
+        "TrainingRunner",
         lambda **kw: runner(
             **(kw | {"custom_hooks": [*kw["custom_hooks"], dict(type="Interrupt")]})
         ),
@@ -96,10 +96,10 @@ def test_the_memory_format_of_a_training(
             )
 
     HOOKS.register_module(module=Watch, force=True)
-    runner = pipeline.training._Runner
+    runner = pipeline.training.TrainingRunner
     monkeypatch.setattr(
         pipeline.training,
-        "_Runner",
+        "TrainingRunner",
         lambda **kw: runner(**(kw | {"custom_hooks": [*kw["custom_hooks"], dict(type="Watch")]})),
     )
     train_student("lad", project.params, project.paths)
