@@ -6,7 +6,9 @@ exactly the pixels that a student sees.
 
 import pipeline.mmcv_ops  # noqa: F401
 
+import io
 from collections.abc import Iterator, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,12 +127,14 @@ class ViewDataset(CocoDataset):
         pipeline: list[dict[str, Any]],
     ) -> None:
         self.plan = plan
-        super().__init__(
-            ann_file=str(annotations),
-            data_prefix={"img": str(images)},
-            metainfo={"classes": tuple(classes)},
-            pipeline=pipeline,
-        )
+        # pycocotools prints each of its steps.
+        with redirect_stdout(io.StringIO()):
+            super().__init__(
+                ann_file=str(annotations),
+                data_prefix={"img": str(images)},
+                metainfo={"classes": tuple(classes)},
+                pipeline=pipeline,
+            )
         self.num_images = super().__len__()
 
     def __len__(self) -> int:

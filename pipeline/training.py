@@ -174,7 +174,7 @@ def train(
         randomness=dict(seed=training.seed),
         visualizer=dict(type="Visualizer", vis_backends=[]),
         log_level="ERROR",
-        resume=True,
+        resume=(run_folder / "last_checkpoint").is_file(),
         launcher="none" if processes == 1 else "pytorch",
         cfg=dict(model_wrapper_cfg=_wrapper()),
     )

@@ -2,10 +2,12 @@
 
 import ctypes
 import importlib
+import io
 import os
 import signal
 import sys
 import warnings
+from contextlib import redirect_stdout
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -49,7 +51,9 @@ class LazyGroup(click.Group):
         """The command `cmd_name` of the file `stages/<cmd_name>.py`."""
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"stages.{cmd_name}").command
+        # mmdet prints what it has no use for.
+        with redirect_stdout(io.StringIO()):
+            command: click.Command = importlib.import_module(f"stages.{cmd_name}").command
         return command
 
     def invoke(self, ctx: click.Context) -> Any:

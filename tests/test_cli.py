@@ -1,5 +1,7 @@
 """The command line: what a user sees who makes a mistake, stage by stage."""
 
+import re
+import shutil
 import subprocess
 import sys
 import time
@@ -36,9 +38,6 @@ def run(project, monkeypatch, capsys, *arguments: str) -> tuple[int, str]:
 def test_a_mistake_is_one_message(
     labelled, tmp_path, monkeypatch, capsys, remove, arguments, message
 ) -> None:
-    import re
-    import shutil
-
     project = labelled.copy(tmp_path)
     project.change(data={"source": "source"})
     if remove:
@@ -48,6 +47,19 @@ def test_a_mistake_is_one_message(
     assert status == 1
     assert re.search(f"Error: .*{message}", shown, re.DOTALL)
     assert "Traceback" not in shown
+
+
+def test_nothing_stands_beside_the_message(tmp_path) -> None:
+    """Neither what mmdet prints when it is imported nor its warnings."""
+    done = subprocess.run(
+        [sys.executable, "-m", "stages.cli", "--params", tmp_path / "no.yaml", "labels"],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[1],
+    )
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert re.fullmatch("Error: no .*no.yaml here.*\n", done.stderr)
 
 
 def test_help_is_quick_and_names_every_stage() -> None:
