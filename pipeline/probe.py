@@ -28,7 +28,7 @@ from pipeline.dataset import DataInfo, SplitInfo, load_data_info
 from pipeline.detector import build_detector, load_model_config, preprocessing, without_downloads
 from pipeline.digits import write_digits
 from pipeline.errors import UserError
-from pipeline.labelling import load_teacher, view_dataset
+from pipeline.labelling import batches_of, load_teacher, view_dataset
 from pipeline.overlap import Background
 from pipeline.params import BUILT_IN_DATA, Labels, Params, Split
 from pipeline.paths import Paths
@@ -135,12 +135,12 @@ def _divisor(model: Any) -> int:
 
 @dataclass(frozen=True)
 class BatchCost:
-    """What a batch of views of one bucket has cost.
+    """What a batch of views of one bucket has cost, or a few where the bucket's are small.
 
     Attributes:
         padded: (height, width) in pixels.
         views: how many.
-        seconds: from the end of the batch before to its own, which overlaps with the next.
+        seconds: from the end of the ones before to their own, which overlaps with the next.
         sizes: bytes of their rows on disk by array.
     """
 
@@ -180,19 +180,24 @@ def probe_teacher(
         plan,
         asked.teacher.grid,
         asked.divisor,
-        # A shard is a batch, so that the probe can end after any.
-        labels.batch_size,
+        # A shard is a batch, or a few, so that the probe can end after any.
+        max([labels.batch_size, *labels.bucket_batch_sizes.values()]),
         len(data.classes) if labels.soft else 0,
     )
     # In random order: the seconds may end before all buckets had their turn.
     shards = list(layout.shards())
     shards = [shards[place] for place in rng.permutation(len(shards))]
-    batches = [_places(shard.views, chosen, len(plan)) for shard in shards]
+    batches = [
+        _places(np.array(batch), chosen, len(plan))
+        for shard in shards
+        for batch in batches_of(shard, layout, labels.model_dump())
+    ]
     loader = view_loader(view_dataset(data, plan), batches, labels.workers)
     with tempfile.TemporaryDirectory() as folder:
         writer = StoreWriter.create(Path(folder) / "probe.zarr", layout, {})
         try:
-            return _label(asked.teacher, writer, shards, loader, labels, seconds)
+            soft = SoftSettings.of(labels)
+            return _label(ShardLabeller(asked.teacher, soft, writer), shards, loader, seconds)
         except FileNotFoundError as error:
             raise UserError(
                 f"an image of {data.train.annotations} is missing: "
@@ -207,23 +212,19 @@ def _places(views: npt.NDArray[np.int64], chosen: npt.NDArray[np.int64], plan: i
 
 
 def _label(
-    teacher: Teacher,
-    writer: StoreWriter,
-    shards: Sequence[Shard],
-    loader: DataLoader[Any],
-    labels: Labels,
-    seconds: float,
+    labeller: ShardLabeller, shards: Sequence[Shard], loader: DataLoader[Any], seconds: float
 ) -> list[BatchCost]:
-    labeller = ShardLabeller(teacher, SoftSettings.of(labels), writer)
+    writer, layout = labeller.writer, labeller.writer.layout
     costs: list[BatchCost] = []
     began = before = time.perf_counter()
 
     def count(shard: Shard) -> None:
         nonlocal before
-        bucket = writer.layout.buckets[shard.bucket]
+        bucket = layout.buckets[shard.bucket]
+        arrays = writer.path / "buckets" / bucket.name
         sizes = {
-            name: _row_bytes(writer.path / "buckets" / bucket.name / name, shard.number, labels)
-            for name in bucket.arrays(writer.layout.soft_classes)
+            name: _row_bytes(arrays / name, shard.number, layout.shard_rows)
+            for name in bucket.arrays(layout.soft_classes)
         }
         now = time.perf_counter()
         costs.append(BatchCost(bucket.padded, len(shard.views), now - before, sizes))
@@ -239,10 +240,10 @@ def _label(
     return costs
 
 
-def _row_bytes(array: Path, shard: int, labels: Labels) -> int:
+def _row_bytes(array: Path, shard: int, shard_rows: int) -> int:
     """Bytes of a shard's rows, without its index."""
     (file,) = (f for f in (array / "c" / str(shard)).rglob("*") if f.is_file())
-    return file.stat().st_size - index_bytes(labels.batch_size)
+    return file.stat().st_size - index_bytes(shard_rows)
 
 
 def index_bytes(shard_rows: int) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from pipeline.estimate import describe, estimate
 from pipeline.report import Model, Run, TeacherPass, break_even
 from pipeline.store.reader import LabelStore
 from pipeline.store.summary import summarise
+from pipeline.teacher import Teacher
 
 
 def written(path: Path) -> dict[str, int]:
@@ -52,6 +54,26 @@ def test_views_and_buckets_are_those_of_the_store(labelled) -> None:
         LabelStore(labelled.paths.labels).layout.buckets
     )
     assert (found.images, found.views, len(found.plan)) == (24, 96, 4)
+
+
+def test_a_bucket_with_a_batch_size_of_its_own(labelled, tmp_path, monkeypatch) -> None:
+    small, large = (bucket.name for bucket in LabelStore(labelled.paths.labels).layout.buckets[:2])
+    sizes = {"batch_size": 4, "bucket_batch_sizes": {small: 3, large: 5}}
+    project = labelled.copy(tmp_path).change(labels=sizes)
+    seen = defaultdict(set)
+    forward = Teacher.forward
+
+    def watch(teacher, images):
+        seen["x".join(map(str, images.shape[2:]))].add(len(images))
+        return forward(teacher, images)
+
+    monkeypatch.setattr(Teacher, "forward", watch)
+    found = ask(project, views=96)
+    assert sum(one.probed for one in found.buckets) == 96
+    assert {name: max(found) for name, found in seen.items()} == {
+        one.bucket.name: sizes["bucket_batch_sizes"].get(one.bucket.name, 4)
+        for one in found.buckets
+    }
 
 
 def test_before_anything_was_computed(project, labelled) -> None:
