@@ -57,7 +57,7 @@ class FewCopiesPreprocessor(DetDataPreprocessor, _FewCopies):
 def with_few_copies(model: ConfigDict) -> ConfigDict:
     """The same model, which computes the same of its images with fewer copies."""
     given = model.get("data_preprocessor")
-    if not given or given.type != DetDataPreprocessor.__name__:
+    if not given or given.get("type") != DetDataPreprocessor.__name__:
         return model
     return ConfigDict(
         model, data_preprocessor=ConfigDict(given, type=FewCopiesPreprocessor.__name__)

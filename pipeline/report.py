@@ -78,16 +78,16 @@ class Comparison:
     """All numbers of the report.
 
     Attributes:
-        models: all of them; the teacher is the first.
+        models: all of them; the teacher is the first, where there is one.
         rows: the same, those in one that differ in their seeds alone.
-        teacher_pass: what the label store cost.
+        teacher_pass: what the label store cost; None where there is none, and nobody needs it.
         break_even: when that is paid back; None without cached students.
         step_ratios: of cached students.
     """
 
     models: list[Model]
     rows: list[Row]
-    teacher_pass: TeacherPass
+    teacher_pass: TeacherPass | None
     break_even: BreakEven | None
     step_ratios: list[StepRatio]
 
@@ -99,12 +99,17 @@ def read_comparison(params: Params, paths: Paths) -> Comparison:
         UserError: some are missing.
     """
     students = {name: read_student(name, paths) for name in trained(params)}
-    teacher_pass = read_teacher_pass(paths)
-    teacher = read_teacher(params, paths)
+    asked = {student.labels_from for student in params.students.values()}
+    teacher_pass = None
+    if "cached" in asked or paths.labels_report.is_file():
+        teacher_pass = read_teacher_pass(paths)
+    teachers = []
+    if asked & {"cached", "online"} or not students or paths.model("teacher").is_dir():
+        teachers = [read_teacher(params, paths)]
     rows = by_seed(params, students)
     return Comparison(
-        models=[teacher, *students.values()],
-        rows=[Row("teacher", (teacher,)), *rows],
+        models=[*teachers, *students.values()],
+        rows=[*(Row(teacher.name, (teacher,)) for teacher in teachers), *rows],
         teacher_pass=teacher_pass,
         break_even=break_even(list(students.values()), teacher_pass),
         step_ratios=step_ratios([row.models[0] for row in rows]),
@@ -138,14 +143,14 @@ def _settings_but_seed(params: Params, name: str) -> str:
     )
 
 
-def break_even(students: Sequence[Model], teacher_pass: TeacherPass) -> BreakEven | None:
-    """When the teacher pass has paid for itself; None without cached students.
+def break_even(students: Sequence[Model], teacher_pass: TeacherPass | None) -> BreakEven | None:
+    """When the teacher pass has paid for itself; None without one, or without cached students.
 
     An online student asks the teacher for every image of every epoch. Each costs a view's share
     of the pass, so the seconds cancel out: what counts is how many views are asked for.
     """
     runs = [s.run for s in students if s.run and s.labels == "cached"]
-    if not runs:
+    if not runs or teacher_pass is None:
         return None
     views_per_student = fmean(run.epochs * run.images for run in runs)
     return BreakEven(
@@ -186,15 +191,15 @@ def markdown(comparison: Comparison) -> str:
     ]
     if any(len(row.models) > 1 for row in comparison.rows):
         lines += ["", "Means over seeds, and the standard deviation of AP."]
-    cost = comparison.teacher_pass
-    took = ""
-    if cost.seconds and cost.views_per_second:
-        took = f" in {duration(cost.seconds)} ({cost.views_per_second:.1f} views/s)"
-    lines += [
-        "",
-        f"Teacher pass: {cost.views:,} views{took}; the label store takes "
-        f"{size(cost.bytes_on_disk)}, {cost.bytes_per_view:.0f} bytes a view.",
-    ]
+    if cost := comparison.teacher_pass:
+        took = ""
+        if cost.seconds and cost.views_per_second:
+            took = f" in {duration(cost.seconds)} ({cost.views_per_second:.1f} views/s)"
+        lines += [
+            "",
+            f"Teacher pass: {cost.views:,} views{took}; the label store takes "
+            f"{size(cost.bytes_on_disk)}, {cost.bytes_per_view:.0f} bytes a view.",
+        ]
     if even := comparison.break_even:
         saved = ""
         if even.saved_seconds_per_student:

@@ -22,9 +22,9 @@ from tqdm import tqdm
 
 from pipeline.batches import collate_views
 from pipeline.dataset import DataInfo
-from pipeline.detector import build_detector
 from pipeline.errors import UserError
 from pipeline.params import Training
+from pipeline.preprocessor import with_few_copies
 from pipeline.ranks import is_first, join, part_of, wait_for_all
 from pipeline.replay import Attachments, view_pipeline
 from pipeline.views import ViewPlan
@@ -64,27 +64,22 @@ class ProgressHook(Hook):
         self.bar.close()
 
 
-class TrainingRunner(Runner):
-    """mmengine's `Runner`, with the network that `build_detector` makes, in its memory format.
+@HOOKS.register_module()
+class MemoryFormatHook(Hook):
+    """Lays out the network's weights as `set_memory_format` does, once they have their values.
+
+    Random numbers fill weights as they lie, so a seed would else mean others in each format.
 
     Args:
-        training: says which.
-        settings: those of `Runner`.
+        training: says in which format.
     """
 
-    def __init__(self, training: Training, **settings: Any) -> None:
+    def __init__(self, training: Training) -> None:
         self.training = training
-        super().__init__(**settings)
 
-    def build_model(self, model: ConfigDict) -> nn.Module:
-        """The network of a config."""
-        return build_detector(model)
-
-    def wrap_model(self, wrapper: dict[str, Any] | None, model: nn.Module) -> nn.Module:
-        """The network on its device, and where there are several processes, in their midst."""
-        # Before that: processes share gradients in the layout that weights have then.
-        set_memory_format(model, self.training)
-        return super().wrap_model(wrapper, model)
+    def before_train(self, runner: Runner) -> None:
+        """Lay them out where the training starts or continues."""
+        set_memory_format(runner.model, self.training)
 
 
 def train(
@@ -138,12 +133,11 @@ def train(
     if is_first():
         _start_or_continue(run_folder, decides_result)
     wait_for_all()
-    runner = TrainingRunner(
-        training=training,
+    runner = Runner(
         default_scope="mmdet",
         # mmengine adds the second, which two trainings of a process may share, and their record.
         experiment_name=f"{name}_{uuid4().hex}",
-        model=model,
+        model=with_few_copies(model),
         work_dir=str(run_folder),
         train_dataloader=dict(
             batch_size=batch_size,
@@ -170,7 +164,11 @@ def train(
                 type="CheckpointHook", interval=training.checkpoint_every, max_keep_ckpts=2
             ),
         ),
-        custom_hooks=[dict(type="ProgressHook", name=name), dict(type="SyncBuffersHook")],
+        custom_hooks=[
+            dict(type="MemoryFormatHook", training=training),
+            dict(type="ProgressHook", name=name),
+            dict(type="SyncBuffersHook"),
+        ],
         randomness=dict(seed=training.seed),
         visualizer=dict(type="Visualizer", vis_backends=[]),
         log_level="ERROR",

@@ -334,10 +334,10 @@ def test_a_network_gives_the_outputs_that_it_gave_in_training(
 def with_hook(monkeypatch: pytest.MonkeyPatch, hook: type[Hook]) -> None:
     """Have trainings call a hook, too."""
     HOOKS.register_module(module=hook, force=True)
-    runner = pipeline.training.TrainingRunner
+    runner = pipeline.training.Runner
     monkeypatch.setattr(
         pipeline.training,
-        "TrainingRunner",
+        "Runner",
         lambda **kw: runner(
             **(kw | {"custom_hooks": [*kw["custom_hooks"], dict(type=hook.__name__)]})
         ),

@@ -34,8 +34,8 @@ class LogViews(Hook):
     def after_train(self, runner):
         torch.save(runner.model.module.state_dict(), f"{folder}/state_{os.environ['RANK']}.pth")
 
-runner = pipeline.training.TrainingRunner
-pipeline.training.TrainingRunner = lambda **kw: runner(
+runner = pipeline.training.Runner
+pipeline.training.Runner = lambda **kw: runner(
     **(kw | {"custom_hooks": [*kw["custom_hooks"], dict(type="LogViews")]}))
 
 import pipeline.train_student

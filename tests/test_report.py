@@ -1,5 +1,6 @@
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -325,6 +326,24 @@ def test_networks_that_learn_together(paths: Paths):
         assert len(np.unique(np.asarray(image.convert("L")))) > 20
     rows = (paths.compare / "curves.csv").read_text()
     assert "pair.small,3,1.0" in rows
+
+
+def test_networks_that_learn_together_need_no_teacher(paths: Paths):
+    shutil.rmtree(paths.model("teacher"))
+    paths.labels_report.unlink()
+    for name in ("pair.big", "pair.small"):
+        content = training(name, "colearn", labels="shared")
+        save(paths.model(name) / "training.json", content)
+        save(paths.metrics(name), METRICS)
+    params = Params.model_validate(pair_params().model_dump(mode="json") | {"students": {}})
+    table = write_comparison(params, paths)
+    assert [line.split("|")[1].strip() for line in table.splitlines()[2:]] == [
+        "pair.big",
+        "pair.small",
+    ]
+    content = json.loads((paths.compare / "table.json").read_text())
+    assert content["teacher_pass"] is content["break_even"] is None
+    assert (paths.compare / "time.png").exists()
 
 
 def test_a_network_that_was_not_trained_names_the_command(paths: Paths):

@@ -59,10 +59,10 @@ def test_an_interrupted_training_continues_to_the_same_weights(
                 raise KeyboardInterrupt
 
     HOOKS.register_module(module=Interrupt, force=True)
-    runner = pipeline.training.TrainingRunner
+    runner = pipeline.training.Runner
     monkeypatch.setattr(
         pipeline.training,
-        "TrainingRunner",
+        "Runner",
         lambda **kw: runner(
             **(kw | {"custom_hooks": [*kw["custom_hooks"], dict(type="Interrupt")]})
         ),
@@ -96,15 +96,23 @@ def test_the_memory_format_of_a_training(
             )
 
     HOOKS.register_module(module=Watch, force=True)
-    runner = pipeline.training.TrainingRunner
+    runner = pipeline.training.Runner
     monkeypatch.setattr(
         pipeline.training,
-        "TrainingRunner",
+        "Runner",
         lambda **kw: runner(**(kw | {"custom_hooks": [*kw["custom_hooks"], dict(type="Watch")]})),
     )
     train_student("lad", project.params, project.paths)
     assert formats == {channels_last}
     assert all(one.is_contiguous() for one in weights(project, "lad").values())
+
+
+def test_a_seed_gives_the_same_first_weights_in_each_memory_format(project) -> None:
+    first = []
+    for channels_last in (True, False):
+        project.change(training={"epochs": 1, "channels_last": channels_last})
+        first.append(train_student("lad", project.params, project.paths)["curves"]["loss"][0])
+    assert first[0] == pytest.approx(first[1], rel=1e-4)
 
 
 def test_other_settings_start_anew(project) -> None:
