@@ -13,7 +13,9 @@ from pipeline.bench.measure import Row, alternate, in_own_process, peak_memory, 
 from pipeline.bench.mixture import compare_fits, pad, random_problems, trained_problems
 from pipeline.bench.suite import PARTS, QUICK, Bench, run_parts
 from pipeline.bench.synthetic import borrow_project
-from pipeline.bench.teacher_pass import infer
+from pipeline.bench.teacher_pass import infer, settings_of_part
+from pipeline.errors import UserError
+from pipeline.precompute import precompute_labels
 from pipeline.random_teacher import MODEL, SCALE, RandomTeacher, draw_view, random_objects
 from pipeline.store.reader import LabelStore
 
@@ -119,6 +121,18 @@ def test_pass_rows(labelled, tmp_path) -> None:
     assert infer(labelled.params, borrowed) == views
     # The project's own store was not touched.
     LabelStore(labelled.paths.labels).require_complete()
+
+
+def test_a_bucket_with_a_batch_size_that_no_measured_view_is_in(labelled, tmp_path) -> None:
+    buckets = LabelStore(labelled.paths.labels).layout.buckets
+    sizes = {"bucket_batch_sizes": {bucket.name: 2 for bucket in buckets}}
+    labels = labelled.params.labels.model_copy(update=sizes)
+    params = labelled.params.model_copy(update={"labels": labels})
+    borrowed = borrow_project(labelled.paths, tmp_path / "borrowed", images=1)
+    with pytest.raises(UserError, match="no view is padded to"):
+        precompute_labels(params, borrowed, replace=False)
+    report = precompute_labels(settings_of_part(params, borrowed), borrowed, replace=False)
+    assert report["images"] == 1
 
 
 def test_cluster_rows(labelled) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.bench.measure import Figures, Row, alternate
 from pipeline.bench.synthetic import borrow_project
+from pipeline.bench.teacher_pass import settings_of_part
 from pipeline.params import Cluster, Params
 from pipeline.paths import Paths
 from pipeline.precompute import precompute_labels
@@ -35,7 +36,7 @@ def measure_cluster(params: Params, paths: Paths, images: int, repeats: int) -> 
         labels = params.labels.model_copy(update=changed)
         with tempfile.TemporaryDirectory() as folder:
             own = borrow_project(paths, Path(folder) / "out", images)
-            settings = params.model_copy(update={"labels": labels})
+            settings = settings_of_part(params.model_copy(update={"labels": labels}), own)
             reports[count].append(precompute_labels(settings, own, replace=False))
 
     ways = {str(count): lambda number, count=count: run(count, number) for count in WORKERS}

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from mmdet.registry import MODELS
+from mmengine.config import ConfigDict
 from mmengine.dataset import pseudo_collate
 from torch.utils.data import DataLoader
 
@@ -16,13 +17,14 @@ from pipeline.batches import collate_views
 from pipeline.bench.measure import Figures, Row, alternate, medians
 from pipeline.bench.synthetic import borrow_project, write_project
 from pipeline.coco import load_images
-from pipeline.dataset import load_data_info
+from pipeline.dataset import DataInfo, load_data_info
 from pipeline.detector import load_model_config, preprocessing
 from pipeline.labelling import batches_of, load_teacher, view_dataset
 from pipeline.params import Params
 from pipeline.paths import Paths
 from pipeline.precompute import precompute_labels
-from pipeline.store.schema import plan_store
+from pipeline.store.schema import StoreLayout, plan_store
+from pipeline.teacher import Teacher
 from pipeline.views import view_plan
 
 LARGE_CONFIG = "configs/paa_r50.py"
@@ -46,17 +48,9 @@ def infer(params: Params, paths: Paths, collate: Collate = pseudo_collate) -> in
     data = load_data_info(paths)
     teacher, model = load_teacher(paths, data)
     preprocess = MODELS.build(model.data_preprocessor).to(teacher.device)
-    plan = view_plan(params.views)
-    layout = plan_store(
-        load_images(data.train.annotations),
-        plan,
-        teacher.grid,
-        preprocessing(model)["pad_size_divisor"],
-        params.labels.shard_rows,
-        0,
-    )
+    layout = _layout(params, data, teacher, model)
     loader: DataLoader[Any] = DataLoader(
-        view_dataset(data, plan),
+        view_dataset(data, view_plan(params.views)),
         batch_sampler=[
             batch
             for shard in layout.shards()
@@ -72,6 +66,31 @@ def infer(params: Params, paths: Paths, collate: Collate = pseudo_collate) -> in
             teacher.head(teacher.detector.extract_feat(ready["inputs"]))
             views += len(ready["inputs"])
     return views
+
+
+def _layout(params: Params, data: DataInfo, teacher: Teacher, model: ConfigDict) -> StoreLayout:
+    return plan_store(
+        load_images(data.train.annotations),
+        view_plan(params.views),
+        teacher.grid,
+        preprocessing(model)["pad_size_divisor"],
+        params.labels.shard_rows,
+        0,
+    )
+
+
+def settings_of_part(params: Params, paths: Paths) -> Params:
+    """The settings for some of a project's images: a pass refuses sizes of buckets without views.
+
+    Args:
+        params: the settings.
+        paths: where those images and the teacher are.
+    """
+    data = load_data_info(paths)
+    names = [bucket.name for bucket in _layout(params, data, *load_teacher(paths, data)).buckets]
+    sizes = {name: n for name, n in params.labels.bucket_batch_sizes.items() if name in names}
+    labels = params.labels.model_copy(update={"bucket_batch_sizes": sizes})
+    return params.model_copy(update={"labels": labels})
 
 
 def measure_pass(
@@ -98,6 +117,7 @@ def measure_pass(
     params = params.model_copy(update={"labels": labels})
     with tempfile.TemporaryDirectory() as folder:
         bare = borrow_project(paths, Path(folder) / "bare", images)
+        params = settings_of_part(params, bare)
         views = infer(params, bare)
         fresh = {
             number: borrow_project(paths, Path(folder) / str(number), images)
