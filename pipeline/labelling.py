@@ -48,6 +48,7 @@ DECIDING_CODE = (
     "assignment/paa.py",
     "labelling.py",
     "objectness.py",
+    "pooling.py",
     "preprocessor.py",
     "priors.py",
     "quantise.py",

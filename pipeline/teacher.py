@@ -30,6 +30,7 @@ from pipeline.coco import Objects
 from pipeline.detector import prior_grid
 from pipeline.errors import UserError
 from pipeline.params import Labels
+from pipeline.pooling import pool_quickly
 from pipeline.priors import Priors
 from pipeline.views import Shape
 
@@ -224,6 +225,7 @@ class Teacher:
         self.numerics = numerics
         if numerics.channels_last:
             self.detector.to(memory_format=torch.channels_last)
+        pool_quickly(self.detector)
         self.head = detector.bbox_head
         self.grid = prior_grid(self.head)
         self._priors: tuple[Any, Priors] | None = None

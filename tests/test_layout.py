@@ -109,7 +109,7 @@ LAYERS = [
         "results",
     },
     {"params_file"},
-    {"params", "paths", "errors", "overlap", "machine", "memory", "arrays"},
+    {"params", "paths", "errors", "overlap", "machine", "memory", "arrays", "pooling"},
 ]
 
 MMDET_MODULES = {

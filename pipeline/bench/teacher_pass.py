@@ -8,23 +8,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmdet.models.detectors import PAA
 from mmdet.registry import MODELS
 from mmengine.config import ConfigDict
 from mmengine.dataset import pseudo_collate
+from mmengine.device import get_device
 from torch.utils.data import DataLoader
 
 from pipeline.batches import collate_views
 from pipeline.bench.measure import Figures, Row, alternate, medians
 from pipeline.bench.synthetic import borrow_project, write_project
+from pipeline.checkpoint import load_model
 from pipeline.coco import load_images
 from pipeline.dataset import DataInfo, load_data_info
-from pipeline.detector import load_model_config, preprocessing
-from pipeline.labelling import batches_of, load_teacher, view_dataset
+from pipeline.detector import load_model_config, preprocessing, prior_grid
+from pipeline.labelling import batches_of, view_dataset
 from pipeline.params import Params
 from pipeline.paths import Paths
 from pipeline.precompute import precompute_labels
 from pipeline.store.schema import StoreLayout, plan_store
-from pipeline.teacher import Teacher
 from pipeline.views import view_plan
 
 LARGE_CONFIG = "configs/paa_r50.py"
@@ -35,7 +37,7 @@ Collate = Callable[[Sequence[Any]], Any]
 
 
 def infer(params: Params, paths: Paths, collate: Collate = pseudo_collate) -> int:
-    """The bare loop: load the teacher, then load views and run the network on them, as mmdet does.
+    """The bare loop: load the network, then load views and run it on them, as mmdet does.
 
     Args:
         params: the settings.
@@ -46,9 +48,10 @@ def infer(params: Params, paths: Paths, collate: Collate = pseudo_collate) -> in
         The number of views.
     """
     data = load_data_info(paths)
-    teacher, model = load_teacher(paths, data)
-    preprocess = MODELS.build(model.data_preprocessor).to(teacher.device)
-    layout = _layout(params, data, teacher, model)
+    detector, model = load_model(paths.teacher, "lad teacher")
+    detector.to(get_device())
+    preprocess = MODELS.build(model.data_preprocessor).to(get_device())
+    layout = _layout(params, data, detector, model)
     loader: DataLoader[Any] = DataLoader(
         view_dataset(data, view_plan(params.views)),
         batch_sampler=[
@@ -63,16 +66,16 @@ def infer(params: Params, paths: Paths, collate: Collate = pseudo_collate) -> in
     with torch.inference_mode():
         for batch in loader:
             ready = preprocess(batch)
-            teacher.head(teacher.detector.extract_feat(ready["inputs"]))
+            detector.bbox_head(detector.extract_feat(ready["inputs"]))
             views += len(ready["inputs"])
     return views
 
 
-def _layout(params: Params, data: DataInfo, teacher: Teacher, model: ConfigDict) -> StoreLayout:
+def _layout(params: Params, data: DataInfo, detector: PAA, model: ConfigDict) -> StoreLayout:
     return plan_store(
         load_images(data.train.annotations),
         view_plan(params.views),
-        teacher.grid,
+        prior_grid(detector.bbox_head),
         preprocessing(model)["pad_size_divisor"],
         params.labels.shard_rows,
         0,
@@ -87,7 +90,8 @@ def settings_of_part(params: Params, paths: Paths) -> Params:
         paths: where those images and the teacher are.
     """
     data = load_data_info(paths)
-    names = [bucket.name for bucket in _layout(params, data, *load_teacher(paths, data)).buckets]
+    layout = _layout(params, data, *load_model(paths.teacher, "lad teacher"))
+    names = [bucket.name for bucket in layout.buckets]
     sizes = {name: n for name, n in params.labels.bucket_batch_sizes.items() if name in names}
     labels = params.labels.model_copy(update={"bucket_batch_sizes": sizes})
     return params.model_copy(update={"labels": labels})
