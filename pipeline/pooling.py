@@ -55,4 +55,4 @@ def pool_quickly(network: nn.Module) -> None:
             if type(child) is nn.MaxPool2d and all(
                 getattr(child, setting) == value for setting, value in _STEM.items()
             ):
-                setattr(module, name, QuickMaxPool())
+                setattr(module, name, QuickMaxPool().train(child.training))

@@ -117,7 +117,9 @@ def test_a_worker_keeps_freed_memory(project, scheduler) -> None:
     project.change(labels={"scheduler": scheduler})
     precompute_labels(project.params, project.paths, replace=False)
     with Client(scheduler, set_as_default=False) as client:
-        assert client.submit(new_pages).result() < PAGES / 100
+        # In the main thread; of another's memory glibc gives whole pieces of 64 MB back.
+        (found,) = client.run(new_pages).values()
+    assert found < PAGES / 100
 
 
 def test_an_error_in_a_worker_is_one_message(project, scheduler) -> None:
