@@ -1,4 +1,4 @@
-"""Max pooling in a sixth of torch's time, for networks that are not trained on the CPU."""
+"""Max pooling in a sixth of torch's time, on the CPU and without gradients."""
 
 from typing import Any
 

@@ -35,12 +35,15 @@ def measure_cluster(params: Params, paths: Paths, images: int, repeats: int) -> 
         changed = {"scheduler": "cluster", "cluster": cluster, "shard_rows": rows}
         labels = params.labels.model_copy(update=changed)
         with tempfile.TemporaryDirectory() as folder:
-            own = borrow_project(paths, Path(folder) / "out", images)
-            settings = settings_of_part(params.model_copy(update={"labels": labels}), own)
+            own = borrow_project(part, Path(folder) / "out")
+            settings = params.model_copy(update={"labels": labels})
             reports[count].append(precompute_labels(settings, own, replace=False))
 
     ways = {str(count): lambda number, count=count: run(count, number) for count in WORKERS}
-    alternate(ways, repeats, warmup=0)
+    with tempfile.TemporaryDirectory() as folder:
+        part = borrow_project(paths, Path(folder) / "part", images)
+        params = settings_of_part(params, part)
+        alternate(ways, repeats, warmup=0)
     one, two = (
         statistics.median(report["views_per_second"] for report in reports[count])
         for count in WORKERS
