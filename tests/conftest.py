@@ -14,9 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 ROOT = Path(__file__).parents[1]
+DEVICES = [
+    "cpu",
+    pytest.param(
+        "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+    ),
+]
 
 SETTINGS: dict[str, Any] = {
     "data": {
@@ -150,3 +157,20 @@ def sklearn_mixture(costs):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         return mixture.fit(costs[:, None])
+
+
+def with_hook(monkeypatch: pytest.MonkeyPatch, hook: type) -> None:
+    """Have trainings call a hook of mmengine's, too."""
+    from mmengine.registry import HOOKS
+
+    import pipeline.training
+
+    HOOKS.register_module(module=hook, force=True)
+    runner = pipeline.training.Runner
+    monkeypatch.setattr(
+        pipeline.training,
+        "Runner",
+        lambda **kw: runner(
+            **(kw | {"custom_hooks": [*kw["custom_hooks"], dict(type=hook.__name__)]})
+        ),
+    )

@@ -1,7 +1,5 @@
 """Co-learning: whose assignment the networks share, and the training of both."""
 
-import pipeline.mmcv_ops
-
 import copy
 import json
 import re
@@ -12,15 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import with_hook
 from mmdet.models.dense_heads import LADHead, PAAHead
 from mmdet.models.utils import unpack_gt_instances
 from mmdet.registry import MODELS
 from mmengine.config import ConfigDict
 from mmengine.dataset import pseudo_collate
 from mmengine.hooks import Hook
-from mmengine.registry import HOOKS
 
-import pipeline.training
 import stages.cli
 from pipeline.checkpoint import load_model, read_weights
 from pipeline.colearning import CoLAD
@@ -329,19 +326,6 @@ def test_a_network_gives_the_outputs_that_it_gave_in_training(
             expected = one(inputs, samples, mode="tensor")
         for ours, theirs in zip(found, expected, strict=True):
             assert all(torch.equal(*levels) for levels in zip(ours, theirs, strict=True))
-
-
-def with_hook(monkeypatch: pytest.MonkeyPatch, hook: type[Hook]) -> None:
-    """Have trainings call a hook, too."""
-    HOOKS.register_module(module=hook, force=True)
-    runner = pipeline.training.Runner
-    monkeypatch.setattr(
-        pipeline.training,
-        "Runner",
-        lambda **kw: runner(
-            **(kw | {"custom_hooks": [*kw["custom_hooks"], dict(type=hook.__name__)]})
-        ),
-    )
 
 
 def test_an_interrupted_training_continues_to_the_same_weights(

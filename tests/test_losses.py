@@ -5,16 +5,10 @@ from decimal import Context, Decimal, localcontext
 import numpy as np
 import pytest
 import torch
+from conftest import DEVICES
 from mmdet.registry import MODELS
 
 from pipeline.losses import SoftLabelLoss, focal_divergence
-
-DEVICES = [
-    "cpu",
-    pytest.param(
-        "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-    ),
-]
 
 
 def direct(logits: np.ndarray, target: np.ndarray, gamma: float = 0.5) -> np.ndarray:

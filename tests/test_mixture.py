@@ -5,16 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import sklearn_mixture
+from conftest import DEVICES, sklearn_mixture
 
 from pipeline.assignment.mixture import Mixtures, _fit, fit_mixtures
-
-DEVICES = [
-    "cpu",
-    pytest.param(
-        "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
-    ),
-]
 
 
 def sklearn_fit(costs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

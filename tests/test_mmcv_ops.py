@@ -12,16 +12,11 @@ from typing import Any
 import mmcv.ops
 import pytest
 import torch
+from conftest import DEVICES
 from mmcv.ops import batched_nms
 from mmdet.models.losses.focal_loss import py_sigmoid_focal_loss
 from torch import Tensor
 
-DEVICES = [
-    "cpu",
-    pytest.param(
-        "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-    ),
-]
 stand_in = pytest.mark.skipif(
     sys.modules["mmcv._ext"].__spec__.loader is not None, reason="mmcv has its compiled ops"
 )

@@ -2,18 +2,12 @@
 
 import pytest
 import torch
+from conftest import DEVICES
 from torch import nn
 
 from pipeline.checkpoint import load_model
 from pipeline.pooling import QuickMaxPool, pool_quickly
 from pipeline.teacher import Teacher
-
-DEVICES = [
-    "cpu",
-    pytest.param(
-        "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
-    ),
-]
 
 
 def maps(*shape: int) -> torch.Tensor:

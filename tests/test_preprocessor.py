@@ -3,10 +3,12 @@
 import pipeline.mmcv_ops  # noqa: F401
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from conftest import DEVICES
 from mmdet.models.data_preprocessors import DetDataPreprocessor
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
@@ -17,12 +19,7 @@ from mmengine.structures import InstanceData
 from pipeline.detector import build_detector, load_model_config
 from pipeline.preprocessor import FewCopiesPreprocessor, with_few_copies
 
-DEVICES = [
-    "cpu",
-    pytest.param(
-        "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
-    ),
-]
+CONFIG = Path(__file__).parents[1] / "configs/paa_r18_quarter.py"
 USUAL = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], pad_size_divisor=32)
 SAME, MIXED = [(3, 50, 70), (3, 50, 70)], [(3, 50, 70), (3, 64, 33), (3, 20, 96)]
 
@@ -76,7 +73,7 @@ def test_images_that_are_a_tensor_already() -> None:
 
 
 def test_a_network_has_it_and_its_config_does_not() -> None:
-    model = load_model_config("configs/paa_r18_quarter.py", 3)
+    model = load_model_config(CONFIG, 3)
     assert type(build_detector(model).data_preprocessor) is FewCopiesPreprocessor
     assert model.data_preprocessor.type == "DetDataPreprocessor"
 

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from conftest import DEVICES
 
 from pipeline.params import Labels, Scores
 from pipeline.quantise import (
@@ -25,12 +26,6 @@ CODINGS = [
     Coding(0.01, 2, 1),
     Coding(0.3, 15, 4),
     Coding(1e-6, 254, 0.5),
-]
-DEVICES = [
-    "cpu",
-    pytest.param(
-        "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-    ),
 ]
 each_coding = pytest.mark.parametrize("coding", CODINGS, ids=str)
 

@@ -1,16 +1,13 @@
 """Students: what they learn from, what they refuse, and that they continue where they stopped."""
 
-import pipeline.mmcv_ops
-
 import json
 import shutil
 
 import pytest
 import torch
+from conftest import with_hook
 from mmengine.hooks import Hook
-from mmengine.registry import HOOKS
 
-import pipeline.training
 from pipeline.checkpoint import load_model, read_weights
 from pipeline.dataset import load_data_info
 from pipeline.errors import UserError
@@ -58,15 +55,7 @@ def test_an_interrupted_training_continues_to_the_same_weights(
             if runner.iter == steps // 2 + 1:
                 raise KeyboardInterrupt
 
-    HOOKS.register_module(module=Interrupt, force=True)
-    runner = pipeline.training.Runner
-    monkeypatch.setattr(
-        pipeline.training,
-        "Runner",
-        lambda **kw: runner(
-            **(kw | {"custom_hooks": [*kw["custom_hooks"], dict(type="Interrupt")]})
-        ),
-    )
+    with_hook(monkeypatch, Interrupt)
     with pytest.raises(KeyboardInterrupt):
         train_student(method, project.params, project.paths)
     monkeypatch.undo()
@@ -95,13 +84,7 @@ def test_the_memory_format_of_a_training(
                 for one in (weight, state["exp_avg"], state["exp_avg_sq"])
             )
 
-    HOOKS.register_module(module=Watch, force=True)
-    runner = pipeline.training.Runner
-    monkeypatch.setattr(
-        pipeline.training,
-        "Runner",
-        lambda **kw: runner(**(kw | {"custom_hooks": [*kw["custom_hooks"], dict(type="Watch")]})),
-    )
+    with_hook(monkeypatch, Watch)
     train_student("lad", project.params, project.paths)
     assert formats == {channels_last}
     assert all(one.is_contiguous() for one in weights(project, "lad").values())
