@@ -14,8 +14,8 @@ from typing import Any, NoReturn
 
 import click
 
-from pipeline.errors import UserError
-from pipeline.memory import keep_freed_memory
+from pipeline.project.errors import UserError
+from pipeline.project.memory import keep_freed_memory
 
 _PR_SET_PDEATHSIG = 1
 """Of Linux's prctl: the signal that this process gets when its parent ends."""

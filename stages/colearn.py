@@ -4,9 +4,9 @@ from pathlib import Path
 
 import click
 
-from pipeline.params_file import load_params
-from pipeline.paths import Paths
-from pipeline.train_colearn import train_colearn
+from pipeline.colearning.train import train_colearn
+from pipeline.project.params_file import load_params
+from pipeline.project.paths import Paths
 
 
 @click.command("colearn")

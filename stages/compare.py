@@ -4,9 +4,9 @@ from pathlib import Path
 
 import click
 
-from pipeline.params_file import load_params
-from pipeline.paths import Paths
-from pipeline.report import write_comparison
+from pipeline.comparison.report import write_comparison
+from pipeline.project.params_file import load_params
+from pipeline.project.paths import Paths
 
 
 @click.command("compare")

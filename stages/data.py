@@ -5,9 +5,9 @@ from typing import Any
 
 import click
 
-from pipeline.params_file import load_params
-from pipeline.paths import Paths
-from pipeline.prepare import prepare_data
+from pipeline.ingest.prepare import prepare_data
+from pipeline.project.params_file import load_params
+from pipeline.project.paths import Paths
 
 
 @click.command("data")

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import click
 
-from pipeline.estimate import describe, estimate
-from pipeline.params_file import load_params
-from pipeline.paths import Paths
+from pipeline.inspection.estimate import describe, estimate
+from pipeline.project.params_file import load_params
+from pipeline.project.paths import Paths
 
 
 @click.command("estimate")

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import click
 
-from pipeline.evaluation import evaluate
-from pipeline.params_file import load_params
-from pipeline.paths import Paths
+from pipeline.evaluation.evaluate import evaluate
+from pipeline.project.params_file import load_params
+from pipeline.project.paths import Paths
 
 
 @click.command("evaluate")

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import click
 
-from pipeline.params_file import load_params
-from pipeline.paths import Paths
-from pipeline.precompute import precompute_labels
+from pipeline.project.params_file import load_params
+from pipeline.project.paths import Paths
+from pipeline.teacher_pass.run import precompute_labels
 
 
 @click.command("labels")

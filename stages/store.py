@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-from pipeline.paths import Paths
-from pipeline.store.summary import describe, summarise
+from pipeline.inspection.store_info import describe, summarise
+from pipeline.project.paths import Paths
 
 
 @click.group("store")

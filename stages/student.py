@@ -4,9 +4,9 @@ from pathlib import Path
 
 import click
 
-from pipeline.params_file import load_params
-from pipeline.paths import Paths
-from pipeline.train_student import train_student
+from pipeline.project.params_file import load_params
+from pipeline.project.paths import Paths
+from pipeline.students.train import train_student
 
 
 @click.command("student")

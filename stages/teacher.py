@@ -4,9 +4,9 @@ from pathlib import Path
 
 import click
 
-from pipeline.params_file import load_params
-from pipeline.paths import Paths
-from pipeline.train_teacher import make_teacher
+from pipeline.project.params_file import load_params
+from pipeline.project.paths import Paths
+from pipeline.teacher.make import make_teacher
 
 
 @click.command("teacher")

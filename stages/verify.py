@@ -2,9 +2,9 @@
 
 import click
 
-from pipeline.params_file import load_params
-from pipeline.paths import Paths
-from pipeline.verification import verify_labels
+from pipeline.project.params_file import load_params
+from pipeline.project.paths import Paths
+from pipeline.verification.verify import verify_labels
 
 SHOWN = 20
 

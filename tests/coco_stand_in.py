@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from pipeline.digits import write_digits
-from pipeline.params import Digits
-from pipeline.random_teacher import CLASSES, OBJECTS_PER_IMAGE, random_objects
+from benchmarks.random_teacher import CLASSES, OBJECTS_PER_IMAGE, random_objects
+from pipeline.ingest.digits import write_digits
+from pipeline.project.params import Digits
 
 IMAGES = 118_287
 SIZES = {

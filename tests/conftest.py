@@ -64,13 +64,13 @@ class Project:
 
     @property
     def paths(self):
-        from pipeline.paths import Paths
+        from pipeline.project.paths import Paths
 
         return Paths(self.folder / "out")
 
     @property
     def params(self):
-        from pipeline.params_file import load_params
+        from pipeline.project.params_file import load_params
 
         return load_params(self.folder / "params.yaml")
 
@@ -97,8 +97,8 @@ class Project:
 
 def write_source(folder: Path, images: int = 24) -> None:
     """A COCO data set of digit scenes with several sizes, crowds and images without objects."""
-    from pipeline.digits import write_digits
-    from pipeline.params import Digits
+    from pipeline.ingest.digits import write_digits
+    from pipeline.project.params import Digits
 
     write_digits(
         folder,
@@ -118,9 +118,9 @@ def write_source(folder: Path, images: int = 24) -> None:
 @pytest.fixture(scope="session")
 def labelled(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project with data, teacher and labels; tests that change it work on a copy."""
-    from pipeline.precompute import precompute_labels
-    from pipeline.prepare import prepare_data
-    from pipeline.train_teacher import make_teacher
+    from pipeline.ingest.prepare import prepare_data
+    from pipeline.teacher.make import make_teacher
+    from pipeline.teacher_pass.run import precompute_labels
 
     folder = tmp_path_factory.mktemp("project")
     (folder / "params.yaml").write_text(yaml.safe_dump(SETTINGS))
@@ -136,7 +136,7 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Project:
 @pytest.fixture(scope="session")
 def sampled(labelled: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The same with labels of sampled and cropped views."""
-    from pipeline.precompute import precompute_labels
+    from pipeline.teacher_pass.run import precompute_labels
 
     project = labelled.copy(tmp_path_factory.mktemp("sampled")).replace(views=SAMPLED)
     precompute_labels(project.params, project.paths, replace=True)
@@ -163,12 +163,12 @@ def with_hook(monkeypatch: pytest.MonkeyPatch, hook: type) -> None:
     """Have trainings call a hook of mmengine's, too."""
     from mmengine.registry import HOOKS
 
-    import pipeline.training
+    import pipeline.training.run
 
     HOOKS.register_module(module=hook, force=True)
-    runner = pipeline.training.Runner
+    runner = pipeline.training.run.Runner
     monkeypatch.setattr(
-        pipeline.training,
+        pipeline.training.run,
         "Runner",
         lambda **kw: runner(
             **(kw | {"custom_hooks": [*kw["custom_hooks"], dict(type=hook.__name__)]})

@@ -13,8 +13,6 @@ import os
 
 os.environ["TQDM_DISABLE"] = "1"
 
-import pipeline.mmcv_ops
-
 import argparse
 import gc
 import json
@@ -35,21 +33,21 @@ import torch
 import yaml
 import zarr
 
-import pipeline.precompute
-import pipeline.shard_tasks
 import pipeline.store.writer
-from pipeline.checkpoint import save_model
-from pipeline.coco import load_images
-from pipeline.detector import build_detector, load_model_config
-from pipeline.errors import UserError
-from pipeline.params_file import load_params
-from pipeline.paths import Paths
-from pipeline.precompute import precompute_labels
-from pipeline.prepare import prepare_data
+import pipeline.teacher_pass.run
+import pipeline.teacher_pass.shard_labeller
+from pipeline.data.coco import load_images
+from pipeline.detector.build import build_detector, load_model_config
+from pipeline.detector.model_folder import save_model
+from pipeline.ingest.prepare import prepare_data
+from pipeline.project.errors import UserError
+from pipeline.project.params_file import load_params
+from pipeline.project.paths import Paths
 from pipeline.store.reader import LabelStore
 from pipeline.store.schema import SOFT_ARRAYS
 from pipeline.store.writer import StoreWriter
-from pipeline.verification import verify_labels
+from pipeline.teacher_pass.run import precompute_labels
+from pipeline.verification.verify import verify_labels
 from tests.conftest import SETTINGS, write_source
 
 MIN_IOUS = (0.1, 0.3)
@@ -194,7 +192,7 @@ def label(
     params = project.params(min_iou)
     if forwards:
         log = forwards.open("a", buffering=1)
-        look = pipeline.shard_tasks.look
+        look = pipeline.teacher_pass.shard_labeller.look
         views = _views(paths)
 
         def logged(teacher: Any, batch: Any) -> Any:
@@ -204,9 +202,9 @@ def label(
                 log.write(f"{views[key]}\n")
             return look(teacher, batch)
 
-        pipeline.shard_tasks.look = logged
+        pipeline.teacher_pass.shard_labeller.look = logged
     write, create = StoreWriter.write, StoreWriter.create.__func__
-    remove = pipeline.precompute.remove_store
+    remove = pipeline.teacher_pass.run.remove_store
 
     def told_write(self: Any, *args: Any) -> None:
         tell(b"w")
@@ -222,14 +220,14 @@ def label(
 
     StoreWriter.write = told_write
     StoreWriter.create = classmethod(told_create)
-    pipeline.precompute.remove_store = told_remove
+    pipeline.teacher_pass.run.remove_store = told_remove
     tell(b"s")
     precompute_labels(params, paths, replace=True)
 
 
 def _views(paths: Paths) -> dict[Any, int]:
     """The place in the view table by image id, size and flip."""
-    from pipeline.views import view_plan
+    from pipeline.views.plan import view_plan
 
     plan = view_plan(load_params(next(paths.root.parent.glob("params_*.yaml"))).views)
     images = load_images(paths.data / "train.json")

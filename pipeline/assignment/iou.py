@@ -10,7 +10,7 @@ of the view.
 import torch
 from torch import Tensor
 
-from pipeline.priors import Priors
+from pipeline.views.priors import Priors
 
 
 def prior_overlaps(boxes: Tensor, present: Tensor, priors: Priors) -> Tensor:

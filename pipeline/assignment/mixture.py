@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pipeline.arrays import Array, arrays
+from pipeline.assignment.arrays import Array, arrays
 
 TOLERANCE = 1e-3
 MAX_ITERATIONS = 100

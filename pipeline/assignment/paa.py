@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.arrays import Array, arrays, library
+from pipeline.assignment.arrays import Array, arrays, library
 from pipeline.assignment.iou import prior_overlaps
 from pipeline.assignment.mixture import fit_arrays
-from pipeline.priors import Priors
+from pipeline.views.priors import Priors
 
 BACKGROUND = -1
 POSITIVE_IOU = 0.1

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy.typing as npt
 
-from pipeline.dataset import DataInfo
-from pipeline.priors import PriorGrid
-from pipeline.views import ViewPlan
+from pipeline.data.dataset import DataInfo
+from pipeline.views.plan import ViewPlan
+from pipeline.views.priors import PriorGrid
 
 Fingerprint = dict[str, Any]
 

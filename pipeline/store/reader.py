@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
-from pipeline.errors import UserError
-from pipeline.quantise import Coding, SoftSettings
+from pipeline.project.errors import UserError
+from pipeline.store.coding import Coding, SoftSettings
 from pipeline.store.fingerprint import (
     Fingerprint,
     column_digests,
@@ -31,7 +31,7 @@ from pipeline.store.schema import (
     StoreLayout,
 )
 from pipeline.store.shard import CorruptShardError, ShardedRows, ZarrRows, read_number
-from pipeline.views import ViewPlan, read_plan
+from pipeline.views.plan import ViewPlan, read_plan
 
 AGAIN = "make it again with `lad labels --replace`"
 MEND = "`lad labels` makes what is damaged again"
@@ -39,7 +39,7 @@ MEND = "`lad labels` makes what is damaged again"
 
 @dataclass(frozen=True, eq=False)
 class SoftScores:
-    """The teacher's soft scores for a view with P priors, as `pipeline.quantise` codes them.
+    """The teacher's soft scores for a view with P priors, as `pipeline.store.coding` codes them.
 
     Attributes:
         codes: (C, P) uint8 codes of class probabilities.

@@ -13,7 +13,7 @@ labels.zarr/
     top, left, height, width  int32, the window of the resized image that it shows, in pixels
   buckets/<H>x<W>/
     assigned_gt int16     [rows, priors] index of the object, `BACKGROUND`, or `MISSING`
-    cls_scores  uint8     [rows, classes, priors] codes of probabilities, see `pipeline.quantise`
+    cls_scores  uint8     [rows, classes, priors] codes of probabilities (`pipeline.store.coding`)
     tail_mean   float16   [rows, classes] what the code of the tail stands for, times
     tail_scale  uint8     [rows, runs] code of the tail's scale for each run of 4 priors
     overlap     uint8     [rows, priors] best IoU of the teacher's box with an object, in 1/255
@@ -29,11 +29,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.coco import AnnotatedImage, objects_digest
-from pipeline.errors import UserError
-from pipeline.priors import PriorGrid
-from pipeline.quantise import RUN
-from pipeline.views import Shape, ViewPlan, padded_shape
+from pipeline.data.coco import AnnotatedImage, objects_digest
+from pipeline.project.errors import UserError
+from pipeline.store.coding import RUN
+from pipeline.views.plan import Shape, ViewPlan, padded_shape
+from pipeline.views.priors import PriorGrid
 
 FORMAT_VERSION = 3
 BACKGROUND = -1

@@ -1,0 +1,304 @@
+"""COCO's sizes without COCO: random objects and a random teacher, shaped like real ones.
+
+The teacher's outputs are drawn; all that follows (costs, assignment, coding, writing) is the code
+of the teacher pass. What the outputs look like was read off trained teachers, of the digit scenes
+and of blood cells (`shared/data/bccd`), as functions of two numbers of a prior and an object: the
+log2 of object size over prior size, and the offset of centres in half-sides of the object.
+
+- Objects: 1 and more an image, geometric with COCO's mean of 7.3; the square root of their area
+  is log-normal, 41 % under 32 and 75 % under 96 pixels in an image of 640 x 480; few classes are
+  frequent, most are rare.
+- Boxes: the overlap of a decoded box with the prior's object falls with the offset and with a
+  size that does not fit the prior's; the box is the object's, shifted and jittered to that
+  overlap. Of priors without an object near, it is smaller than the prior.
+- Probabilities: a log-normal background with median 9e-4 (by class, by smooth fields of each
+  class and of all classes together, and by noise), and peaks on the priors of an object for its
+  class and for two that it is confused with; each object has a difficulty of its own.
+  99.8 % are under 0.01.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from mmdet.structures import DetDataSample
+from mmengine.config import ConfigDict
+from mmengine.structures import InstanceData
+from torch import Tensor
+from torch.nn.functional import interpolate
+from tqdm import tqdm
+
+from pipeline.data.coco import AnnotatedImage, Objects
+from pipeline.data.dataset import DataInfo, SplitInfo
+from pipeline.detector.build import build_detector
+from pipeline.project.params import Labels
+from pipeline.store.coding import SoftSettings
+from pipeline.store.schema import plan_store
+from pipeline.store.writer import StoreWriter
+from pipeline.teacher_pass.labelling import label_rows, labels_fingerprint, look
+from pipeline.teacher_pass.teacher import Outputs, Teacher
+from pipeline.views.plan import FixedPlan, Shape, View, padded_shape
+
+SCALE = (1333, 800)
+CLASSES = 80
+DIVISOR = 32
+OBJECTS_PER_IMAGE = 7.3
+OBJECT_SIZE = (0.0757, 1.218)
+"""Of objects, relative to the square root of the image's area: median, and sigma of its log."""
+BACKGROUND = 9e-4
+"""The median probability."""
+FIELD_NODES = (7, 11)
+"""Rows and columns of a smooth field's nodes."""
+
+MODEL = ConfigDict(
+    type="PAA",
+    data_preprocessor=dict(
+        type="DetDataPreprocessor",
+        mean=[123.675, 116.28, 103.53],
+        std=[58.395, 57.12, 57.375],
+        pad_size_divisor=DIVISOR,
+    ),
+    backbone=dict(type="ResNet", depth=18, base_channels=4),
+    neck=dict(type="FPN", in_channels=[4, 8, 16, 32], out_channels=32, start_level=1, num_outs=5),
+    bbox_head=dict(
+        type="PAAHead",
+        num_classes=CLASSES,
+        in_channels=32,
+        feat_channels=32,
+        stacked_convs=1,
+        reg_decoded_bbox=True,
+        topk=9,
+        anchor_generator=dict(
+            type="AnchorGenerator",
+            ratios=[1.0],
+            octave_base_scale=8,
+            scales_per_octave=1,
+            strides=[8, 16, 32, 64, 128],
+        ),
+        bbox_coder=dict(
+            type="DeltaXYWHBBoxCoder",
+            target_means=[0.0, 0.0, 0.0, 0.0],
+            target_stds=[0.1, 0.1, 0.2, 0.2],
+        ),
+        loss_cls=dict(type="FocalLoss", use_sigmoid=True, gamma=2.0, alpha=0.25),
+        loss_bbox=dict(type="GIoULoss", loss_weight=1.3),
+        loss_centerness=dict(type="CrossEntropyLoss", use_sigmoid=True, loss_weight=0.5),
+    ),
+    train_cfg=dict(
+        assigner=dict(
+            type="MaxIoUAssigner",
+            pos_iou_thr=0.1,
+            neg_iou_thr=0.1,
+            min_pos_iou=0,
+            ignore_iof_thr=-1,
+        ),
+        allowed_border=-1,
+        pos_weight=-1,
+    ),
+    test_cfg=dict(nms_pre=1000, score_thr=0.05, nms=dict(type="nms", iou_threshold=0.6)),
+)
+
+
+class RandomTeacher(Teacher):
+    """A teacher whose outputs are drawn for the objects it is told of; its network never runs.
+
+    Args:
+        seed: decides all outputs, in the order of calls.
+    """
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(build_detector(MODEL))
+        self.random = torch.Generator().manual_seed(seed)
+        self.objects: Objects
+
+    def forward(self, images: Tensor) -> Outputs:
+        """Draw what a trained network would say of one image with `self.objects`.
+
+        Args:
+            images: (1, 3, H, W), of which only the size matters.
+        """
+        height, width = images.shape[-2:]
+        padded = (height, width)
+        priors = self.grid.priors(padded).boxes
+        sides = priors[:, 2] - priors[:, 0]
+        centres = (priors[:, :2] + priors[:, 2:]) / 2
+        boxes = torch.from_numpy(self.objects.boxes).float()
+        half = (boxes[:, 2:] - boxes[:, :2]) / 2
+        middles = (boxes[:, :2] + boxes[:, 2:]) / 2
+        size = torch.log2(2 * half.prod(1).sqrt() / sides[:, None])
+        offset = ((centres[:, None] - middles) / half).abs().amax(2)
+
+        reach = (0.91 - 0.33 * size).clamp(min=0.4)
+        fit = 0.93 * torch.exp(-(((size + 0.6) / 1.4) ** 2) - (offset / reach) ** 2.5)
+        overlap, nearest = fit.max(1)
+        deltas = self._deltas(priors, centres, boxes[nearest], overlap)
+        scores = self._background(padded)
+        self._add_peaks(scores, 1 - 4.4 * offset - ((size + 0.5) / 0.6) ** 2)
+        iou = torch.logit(overlap.clamp(0.02, 0.98)) + 0.5 * self._normal(len(priors))
+        return Outputs(*(self._maps(part, padded) for part in (scores, deltas, iou[:, None])))
+
+    def _maps(self, values: Tensor, padded: Shape) -> list[Tensor]:
+        """A map (1, C, H, W) for each level, from what is said of the priors (P, C)."""
+        levels = values.split(self.grid.level_sizes(padded))
+        shapes = self.grid.level_shapes(padded)
+        return [level.T.reshape(1, -1, *shape) for level, shape in zip(levels, shapes, strict=True)]
+
+    def _normal(self, *shape: int) -> Tensor:
+        return torch.randn(shape, generator=self.random)
+
+    def _deltas(self, priors: Tensor, centres: Tensor, boxes: Tensor, overlap: Tensor) -> Tensor:
+        """Encoded boxes (P, 4) that overlap each prior's object, `boxes`, by about `overlap`."""
+        size = boxes[:, 2:] - boxes[:, :2]
+        # Shifted along both axes by this share of its sides, a box overlaps itself by `overlap`.
+        shift = 1 - (2 * overlap / (1 + overlap)).sqrt()
+        towards = (centres - (boxes[:, :2] + boxes[:, 2:]) / 2).sign()
+        shifted = boxes + (shift[:, None] * size * towards).repeat(1, 2)
+        shifted += 0.03 * size.repeat(1, 2) * self._normal(len(priors), 4)
+        own = centres.repeat(1, 2) + 0.3 * (priors - centres.repeat(1, 2))
+        chosen = torch.where(overlap[:, None] > 0.08, shifted, own)
+        # Jitter must not turn a small box inside out.
+        chosen[:, 2:] = torch.maximum(chosen[:, 2:], chosen[:, :2] + 1)
+        encoded: Tensor = self.head.bbox_coder.encode(priors, chosen)
+        return encoded
+
+    def _background(self, padded: tuple[int, int]) -> Tensor:
+        """Logits (P, C) of what no object explains: sigma 0.78 in all."""
+        fields = self._normal(1, CLASSES + 1, *FIELD_NODES)
+        levels = [
+            # Interpolation between nodes takes away variance: 1.5 gives it back.
+            1.5 * interpolate(fields, shape, mode="bilinear", align_corners=True)[0].flatten(1).T
+            for shape in self.grid.level_shapes(padded)
+        ]
+        smooth = torch.cat(levels)
+        logits = 0.45 * smooth[:, :-1] + 0.4 * smooth[:, -1:] + 0.4 * self._normal(CLASSES)
+        logits += 0.3 * self._normal(*logits.shape)
+        return logits.add_(float(np.log(BACKGROUND)))
+
+    def _add_peaks(self, scores: Tensor, peaks: Tensor) -> None:
+        """Raise `scores` (P, C) by the objects' logits `peaks` (P, M)."""
+        for index, label in enumerate(self.objects.labels.tolist()):
+            difficulty = 1.2 * self._normal(1) - 0.5
+            confused = torch.randint(CLASSES, (2,), generator=self.random).tolist()
+            for rank, name in enumerate((label, *confused)):
+                less = 2 + 0.7 * self._normal(1).abs() if rank else 0
+                logit = peaks[:, index] + difficulty - less + 0.4 * self._normal(len(peaks))
+                scores[:, name] = torch.logaddexp(scores[:, name], logit)
+
+
+@dataclass(frozen=True, eq=False)
+class DrawnView:
+    """A view of which only the objects and what a teacher says are known.
+
+    Attributes:
+        outputs: what a head returns.
+        objects: of the view.
+        sample: the same objects, as mmdet's preprocessor leaves a view's sample.
+        padded: (height, width) in pixels.
+    """
+
+    outputs: Outputs
+    objects: Objects
+    sample: DetDataSample
+    padded: Shape
+
+
+def draw_view(teacher: RandomTeacher, objects: Objects, size: tuple[int, int]) -> DrawnView:
+    """What the teacher says of a view of (width, height) pixels with these objects."""
+    teacher.objects = objects
+    shape = size[::-1]
+    padded = padded_shape(shape, DIVISOR)
+    outputs = teacher.forward(torch.empty(1, 3, *padded))
+    sample = DetDataSample(
+        metainfo={"img_shape": shape, "pad_shape": padded, "batch_input_shape": padded}
+    )
+    sample.gt_instances = InstanceData(
+        bboxes=torch.from_numpy(objects.boxes).float(), labels=torch.from_numpy(objects.labels)
+    )
+    sample.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0).long())
+    return DrawnView(outputs, objects, sample, padded)
+
+
+def random_images(count: int, seed: int) -> list[AnnotatedImage]:
+    """Images of the size `SCALE` with objects like COCO's; see the module."""
+    rng = np.random.default_rng(seed)
+    # Evenly spaced quantiles, so that a few images have about the mean of many.
+    quantiles = rng.permutation((np.arange(count) + 0.5) / count)
+    objects = np.ceil(np.log1p(-quantiles) / np.log1p(-1 / OBJECTS_PER_IMAGE)).astype(int)
+    return [
+        AnnotatedImage(number + 1, f"{number + 1}.jpg", *SCALE, random_objects(rng, int(amount)))
+        for number, amount in enumerate(objects)
+    ]
+
+
+def random_objects(rng: np.random.Generator, count: int, size: tuple[int, int] = SCALE) -> Objects:
+    """Objects like COCO's.
+
+    Args:
+        rng: draws them.
+        count: how many.
+        size: (width, height) of their image.
+    """
+    image = np.array(size, np.float64)
+    median, sigma = OBJECT_SIZE
+    side = median * np.exp(sigma * rng.standard_normal(count)) * np.sqrt(image.prod())
+    aspect = np.exp(0.25 * rng.standard_normal(count))
+    sides = np.stack([side * aspect, side / aspect], 1).clip(8, image * 0.98)
+    corner = rng.random((count, 2)) * (image - sides)
+    frequency = 1 / np.arange(1, CLASSES + 1)
+    return Objects(
+        boxes=np.concatenate([corner, corner + sides], 1),
+        labels=rng.choice(CLASSES, count, p=frequency / frequency.sum()).astype(np.int64),
+        crowd=np.zeros(count, np.bool_),
+    )
+
+
+def write_random_store(path: Path, views: int, labels: Labels, seed: int = 0) -> None:
+    """Write a complete store of one view of each of `views` random images.
+
+    Args:
+        path: where there is nothing yet.
+        views: how many; each takes about 0.2 s.
+        labels: the settings of the coding, and the rows of a shard.
+        seed: decides objects and outputs.
+    """
+    teacher = RandomTeacher(seed)
+    soft = SoftSettings.of(labels)
+    plan = FixedPlan((View(SCALE, flip=False),))
+    images = random_images(views, seed)
+    layout = plan_store(
+        images, plan, teacher.grid, DIVISOR, labels.shard_rows, CLASSES if soft else 0
+    )
+    nothing = SplitInfo(Path("random"), Path("random"), "", "")
+    data = DataInfo(tuple(f"class {number}" for number in range(CLASSES)), nothing, nothing)
+    writer = StoreWriter.create(path, layout, labels_fingerprint(data, teacher, MODEL, plan, soft))
+    with tqdm(total=views, desc="random store", unit="view") as bar:
+        for shard in layout.shards():
+            parts = []
+            for view in shard.views:
+                parts.append(_rows(teacher, images[view].objects, soft))
+                bar.update()
+            writer.write(
+                shard, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+            )
+
+
+def _rows(
+    teacher: RandomTeacher, objects: Objects, soft: SoftSettings | None
+) -> dict[str, npt.NDArray]:
+    teacher.objects = objects
+    sample = DetDataSample(
+        metainfo={
+            "img_shape": SCALE[::-1],
+            "objects": {
+                "boxes": objects.boxes.astype(np.float32),
+                "labels": objects.labels,
+                "crowd": objects.crowd,
+            },
+        }
+    )
+    image = torch.zeros(3, *SCALE[::-1], dtype=torch.uint8)
+    seen = look(teacher, {"inputs": [image], "data_samples": [sample]})
+    rows, _ = label_rows(teacher, seen, soft)
+    return rows

@@ -1,0 +1,148 @@
+"""What trainings, evaluations and the teacher pass left behind, read for the comparison."""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pipeline.project.errors import UserError
+from pipeline.project.params import Params
+from pipeline.project.paths import Paths, made_by
+
+T = TypeVar("T")
+
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a training did and cost; `images` are those of one epoch."""
+
+    parameters: int
+    epochs: int
+    images: int
+    batch_size: int
+    seconds_per_step: float
+    total_seconds: float
+
+
+@dataclass(frozen=True)
+class Model:
+    """A row of the table; a metric is None where there is no object to measure."""
+
+    name: str
+    method: str
+    labels: str
+    """`cached`, `online`, `own` for a paa, or `shared` in co-learning."""
+    assigner: str
+    """`batched` or `mmdet`: what fits mixtures in the step, for labels that are not cached."""
+    config: str
+    metrics: Mapping[str, float | None]
+    run: Run | None
+    """None for a teacher that was not trained here."""
+
+
+@dataclass(frozen=True)
+class TeacherPass:
+    """What filling the label store cost."""
+
+    views: int
+    seconds: float | None
+    """None for a store that came without its report."""
+    views_per_second: float | None
+    bytes_on_disk: int
+    bytes_per_view: float
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What a student's steps logged.
+
+    Attributes:
+        steps: counted from 1.
+        losses: the total loss of each.
+        taught: co-learning: the part of the objects that this network taught.
+    """
+
+    steps: Sequence[int]
+    losses: Sequence[float]
+    taught: Sequence[float] = ()
+
+
+def read_student(name: str, paths: Paths) -> Model:
+    """A student, or a network that learnt together with another.
+
+    Raises:
+        UserError: its record or its metrics are missing.
+    """
+    about = ["method", "labels", "assigner", "config"]
+    file = paths.model(name) / "training.json"
+    content = _read(file, made_by(name), [*about, *_names(Run)])
+    run = _pick(Run, content)
+    described = {n: content[n] for n in about}
+    return Model(name, **described, metrics=_read_metrics(name, paths), run=run)
+
+
+def read_teacher(params: Params, paths: Paths) -> Model:
+    """The teacher.
+
+    Raises:
+        UserError: its record or its metrics are missing.
+    """
+    file = paths.model("teacher") / "training.json"
+    run = None
+    if "checkpoint" not in _read(file, "lad teacher", []):
+        content = _read(file, "lad teacher", _names(Run))
+        run = _pick(Run, content)
+    metrics = _read_metrics("teacher", paths)
+    return Model("teacher", "paa", "own", "batched", params.teacher.config, metrics, run)
+
+
+def _read_metrics(name: str, paths: Paths) -> dict[str, float | None]:
+    content = _read(paths.metrics(name), f"lad evaluate {name}", METRICS)
+    # pycocotools says -1 where there is no object to measure.
+    return {n: None if content[n] in (None, -1) else content[n] for n in METRICS}
+
+
+def read_teacher_pass(paths: Paths) -> TeacherPass:
+    """What filling the label store cost.
+
+    Raises:
+        UserError: the store's report is missing.
+    """
+    content = _read(paths.labels_report, "lad labels", _names(TeacherPass))
+    return _pick(TeacherPass, content)
+
+
+def read_curve(name: str, paths: Paths) -> Curve:
+    """The curves of a student.
+
+    Raises:
+        UserError: its record is missing.
+    """
+    file = paths.model(name) / "training.json"
+    curves = _read(file, made_by(name), ["curves"])["curves"]
+    return Curve(curves["step"], curves["loss"], curves.get("taught", ()))
+
+
+def _read(file: Path, command: str, names: Iterable[str]) -> dict[str, Any]:
+    """The JSON object in `file`, which `command` makes and which holds at least `names`."""
+    try:
+        content: dict[str, Any] = json.loads(file.read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{file} is missing; run `{command}`") from None
+    except ValueError as error:
+        raise UserError(f"{file} is not valid JSON ({error}); run `{command}` again") from None
+    if missing := [name for name in names if name not in content]:
+        raise UserError(f"{file} has no {', '.join(missing)}; run `{command}` again")
+    return content
+
+
+def _pick(kind: Callable[..., T], content: Mapping[str, Any]) -> T:
+    """The record of a kind, out of content that may hold more."""
+    return kind(**{name: content[name] for name in _names(kind)})
+
+
+def _names(kind: Any) -> list[str]:
+    return [field.name for field in fields(kind)]

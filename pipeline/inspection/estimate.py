@@ -1,0 +1,291 @@
+"""What a teacher pass will write and cost, and when it pays."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.comparison.records import Model, Run, TeacherPass
+from pipeline.comparison.report import BreakEven, break_even, duration
+from pipeline.inspection.probe import (
+    BatchCost,
+    find_data,
+    find_teacher,
+    index_bytes,
+    probe_teacher,
+    read_images,
+)
+from pipeline.project.machine import machine
+from pipeline.project.params import Params
+from pipeline.project.paths import Paths
+from pipeline.store.schema import ASSIGNED_GT, Bucket, StoreLayout, plan_store
+from pipeline.store.writer import StoreWriter
+from pipeline.views.plan import ViewPlan, view_plan
+
+ENOUGH = 8
+"""Views of a bucket whose mean stands for the bucket; with fewer, that of all views by prior."""
+SHOWN = 12
+"""Buckets in the table, at most."""
+
+
+@dataclass(frozen=True)
+class BucketEstimate:
+    """What a view of a bucket will take.
+
+    Attributes:
+        bucket: its padded size, views and priors.
+        probed: how many of its views the probe has seen.
+        bytes_on_disk: by array, indexes of shards included; empty where not known.
+        seconds: None where not known.
+    """
+
+    bucket: Bucket
+    probed: int
+    bytes_on_disk: dict[str, float]
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a teacher pass will write and cost.
+
+    Attributes:
+        images: number of images.
+        objects: number of their objects.
+        plan: the view plan.
+        buckets: in order of height and width.
+        overhead: bytes of the store before any shard is written.
+        asked: whose answers the probe has seen.
+        missing: what is not known, and why.
+        pays: None without a cached student; its seconds are 0 where the time is not known.
+    """
+
+    images: int
+    objects: int
+    plan: ViewPlan
+    buckets: list[BucketEstimate]
+    overhead: int
+    asked: str
+    missing: list[str]
+    pays: BreakEven | None
+
+    @property
+    def views(self) -> int:
+        """The number of views."""
+        return sum(one.bucket.rows for one in self.buckets)
+
+    @property
+    def seconds(self) -> float | None:
+        """Of the whole pass; None where not known."""
+        return _pass_seconds(self.buckets)
+
+    @property
+    def assignment_bytes(self) -> float | None:
+        """Of all assignments; None where not known."""
+        sizes = [one.bytes_on_disk.get(ASSIGNED_GT) for one in self.buckets]
+        return _total(sizes, self.buckets)
+
+    @property
+    def soft_bytes(self) -> float | None:
+        """Of all soft scores; None where not known, or not wanted."""
+        sizes = [
+            sum(size for name, size in one.bytes_on_disk.items() if name != ASSIGNED_GT) or None
+            for one in self.buckets
+        ]
+        return _total(sizes, self.buckets)
+
+    @property
+    def total_bytes(self) -> float | None:
+        """Of the whole store, as far as its arrays are known; None where no size is."""
+        if self.assignment_bytes is None:
+            return None
+        return self.assignment_bytes + (self.soft_bytes or 0) + self.overhead
+
+
+def _total(each: Sequence[float | None], buckets: Sequence[BucketEstimate]) -> float | None:
+    known = [value for value in each if value is not None]
+    if len(known) < len(buckets):
+        return None
+    return sum(value * one.bucket.rows for value, one in zip(known, buckets, strict=True))
+
+
+def _pass_seconds(buckets: Sequence[BucketEstimate]) -> float | None:
+    return _total([one.seconds for one in buckets], buckets)
+
+
+def estimate(
+    params: Params, paths: Paths, config: str | None, views: int, seconds: float
+) -> Estimate:
+    """Count views, and ask a teacher for some of them to see what they cost.
+
+    Without a trained teacher the probe runs its config with random weights. That tells the time,
+    and about the size of assignments: random boxes are about the priors, so that overlap with
+    the objects decides. It tells nothing of soft scores.
+
+    Args:
+        params: the settings.
+        paths: where data and teacher are, if they are there yet.
+        config: an mmdet config to take with random weights in place of the teacher.
+        views: to probe, about.
+        seconds: after which the probe ends.
+
+    Raises:
+        UserError: there is no annotation file, or a config, checkpoint or teacher is broken.
+    """
+    missing = []
+    with find_data(params, paths) as data:
+        images = read_images(data)
+        asked = find_teacher(params, paths, data, config)
+        plan = view_plan(params.views)
+        layout = plan_store(
+            images,
+            plan,
+            asked.teacher.grid,
+            asked.divisor,
+            params.labels.shard_rows,
+            len(data.classes) if params.labels.soft else 0,
+        )
+        costs: list[BatchCost] = []
+        file = data.train.images_folder / images[0].file_name
+        if file.is_file():
+            costs = probe_teacher(asked, data, images, plan, params.labels, views, seconds)
+        else:
+            missing.append(f"times and sizes: there is no image {file} to show the teacher")
+    if params.labels.soft and not asked.trained:
+        missing.append("size of soft scores: only a trained teacher can tell")
+        costs = [_without_soft(cost) for cost in costs]
+    buckets = _spread(layout, costs)
+    return Estimate(
+        images=len(images),
+        objects=sum(len(image.objects.labels) for image in images),
+        plan=plan,
+        buckets=buckets,
+        overhead=_overhead(layout),
+        asked=asked.name,
+        missing=missing,
+        pays=_pays(params, len(images), len(plan), _pass_seconds(buckets) or 0),
+    )
+
+
+def _without_soft(cost: BatchCost) -> BatchCost:
+    return BatchCost(cost.padded, cost.views, cost.seconds, {ASSIGNED_GT: cost.sizes[ASSIGNED_GT]})
+
+
+def _spread(layout: StoreLayout, costs: Sequence[BatchCost]) -> list[BucketEstimate]:
+    """From the views that were probed to those of all buckets, in proportion to their priors."""
+    if not costs:
+        return [BucketEstimate(bucket, 0, {}, None) for bucket in layout.buckets]
+    priors = {bucket.padded: bucket.priors for bucket in layout.buckets}
+    # The first batch waits for processes to start and memory to come.
+    timed = costs[1:] or costs
+    all_seconds = _per(timed, [cost.seconds for cost in timed], priors)
+    found = []
+    for bucket in layout.buckets:
+        own = [cost for cost in costs if cost.padded == bucket.padded]
+        probed = sum(cost.views for cost in own)
+        some = own if probed >= ENOUGH else costs
+        own_timed = [cost for cost in timed if cost.padded == bucket.padded]
+        seconds = all_seconds
+        if sum(cost.views for cost in own_timed) >= ENOUGH:
+            seconds = _per(own_timed, [cost.seconds for cost in own_timed], priors)
+        found.append(
+            BucketEstimate(
+                bucket,
+                probed,
+                {
+                    name: bucket.priors * _per(some, [cost.sizes[name] for cost in some], priors)
+                    + bucket.shards(layout.shard_rows)
+                    * index_bytes(layout.shard_rows)
+                    / bucket.rows
+                    for name in costs[0].sizes
+                },
+                bucket.priors * seconds,
+            )
+        )
+    return found
+
+
+def _per(
+    costs: Sequence[BatchCost], values: Sequence[float], priors: dict[tuple[int, int], int]
+) -> float:
+    """What a prior of a view costs."""
+    return sum(values) / sum(cost.views * priors[cost.padded] for cost in costs)
+
+
+def _overhead(layout: StoreLayout) -> int:
+    """Bytes of the store before any shard is written: metadata, view table, flags."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "empty.zarr"
+        StoreWriter.create(path, layout, {})
+        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+def _pays(params: Params, images: int, plan: int, seconds: float) -> BreakEven | None:
+    """By the rule of the comparison, for the students of the settings."""
+    students = []
+    for name, student in params.students.items():
+        training = params.student_training(name)
+        run = Run(0, training.epochs, images, training.batch_size, 0.0, 0.0)
+        about = (student.method, student.labels_from, student.assigner, student.config)
+        students.append(Model(name, *about, metrics={}, run=run))
+    views = images * plan
+    rate = views / seconds if seconds else 0.0
+    return break_even(students, TeacherPass(views, seconds, rate, 0, 0.0))
+
+
+def describe(found: Estimate) -> str:
+    """The estimate as text."""
+    lines = [
+        f"{found.images:,} images with {found.objects:,} objects, {len(found.plan)} views of each: "
+        f"{found.views:,} views in {len(found.buckets)} buckets",
+        "",
+        "| padded (height x width) | priors | views | probed | assignment, bytes a view "
+        "| soft scores, bytes a view | ms a view |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    largest = sorted(found.buckets, key=lambda one: one.bucket.rows, reverse=True)
+    lines += [_row(one) for one in largest[:SHOWN]]
+    if len(largest) > SHOWN:
+        views = sum(one.bucket.rows for one in largest[SHOWN:])
+        lines.append(f"and {len(largest) - SHOWN} more buckets with {views:,} views")
+    probed = sum(one.probed for one in found.buckets)
+    lines += ["", f"probe: {probed} views, with {found.asked}, on {machine()['device']}"]
+    lines += [f"not known: {what}" for what in found.missing]
+    return "\n".join([*lines, "", *_totals(found)]) + "\n"
+
+
+def _row(one: BucketEstimate) -> str:
+    assignment = one.bytes_on_disk.get(ASSIGNED_GT)
+    soft = sum(one.bytes_on_disk.values()) - (assignment or 0)
+    cells: list[Any] = [one.bucket.name, f"{one.bucket.priors:,}", f"{one.bucket.rows:,}"]
+    cells.append(one.probed)
+    cells.append("-" if assignment is None else f"{assignment:,.0f}")
+    cells.append(f"{soft:,.0f}" if soft else "-")
+    cells.append("-" if one.seconds is None else f"{one.seconds * 1e3:,.1f}")
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def _totals(found: Estimate) -> list[str]:
+    parts = {
+        "assignments": found.assignment_bytes,
+        "soft scores": found.soft_bytes,
+        "the rest (metadata, view table)": found.overhead,
+        "the store": found.total_bytes,
+    }
+    lines = [f"{name}: {size / 1e6:,.2f} MB" for name, size in parts.items() if size is not None]
+    if found.seconds is not None:
+        lines.append(f"the pass: {duration(found.seconds)}")
+    pays = found.pays
+    if pays is None:
+        return [*lines, "no student of the settings learns from a store"]
+    if pays.saved_seconds_per_student is not None:
+        lines.append(
+            "a student that asks the teacher online pays "
+            f"{duration(pays.saved_seconds_per_student)} for it (mean of the cached students)"
+        )
+    lines.append(
+        f"the pass is paid back after {pays.students:.2f} students, "
+        f"or {pays.epochs:.1f} epochs of one"
+    )
+    return lines

@@ -1,0 +1,254 @@
+"""A short probe of a teacher: what some views cost in time and on disk, before a teacher pass.
+
+It takes what is there: the checked data set or the user's, the trained teacher, the user's
+checkpoint, or a config with random weights.
+"""
+
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from mmengine.device import get_device
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from pipeline.data.coco import AnnotatedImage, load_images, read_coco
+from pipeline.data.dataset import DataInfo, SplitInfo, load_data_info
+from pipeline.detector.build import (
+    build_detector,
+    load_model_config,
+    preprocessing,
+    without_downloads,
+)
+from pipeline.detector.model_folder import load_weights, read_weights
+from pipeline.ingest.digits import write_digits
+from pipeline.loading.collate import view_loader
+from pipeline.project.errors import UserError
+from pipeline.project.params import BUILT_IN_DATA, Labels, Params, Split
+from pipeline.project.paths import Paths
+from pipeline.store.coding import SoftSettings
+from pipeline.store.schema import Shard, plan_store
+from pipeline.store.writer import StoreWriter
+from pipeline.teacher_pass.background import Background
+from pipeline.teacher_pass.labelling import batches_of, load_teacher, view_dataset
+from pipeline.teacher_pass.shard_labeller import AHEAD, ShardLabeller
+from pipeline.teacher_pass.teacher import Numerics, Teacher
+from pipeline.views.plan import Shape, ViewPlan
+
+
+@contextmanager
+def find_data(params: Params, paths: Paths) -> Iterator[DataInfo]:
+    """The checked data set, or where `lad data` has not run, that of the settings as it is.
+
+    Raises:
+        UserError: there is no annotation file.
+    """
+    if (paths.data / "data.json").is_file():
+        yield load_data_info(paths)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        source, split = Path(params.data.source), params.data.train
+        if params.data.source == BUILT_IN_DATA:
+            source, split = Path(folder), Split(annotations="train.json", images="images")
+            write_digits(source, params.data.digits)
+        file = source / split.annotations
+        categories = read_coco(file)["categories"]
+        train = SplitInfo(file, source / split.images, "", "")
+        yield DataInfo(tuple(str(one.get("name")) for one in categories), train, train)
+
+
+def read_images(data: DataInfo) -> tuple[AnnotatedImage, ...]:
+    """The training images, of a file that may be unchecked.
+
+    Raises:
+        UserError: what it says of an image or object is not COCO's.
+    """
+    file = data.train.annotations
+    try:
+        images = load_images(file)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{file}: expected images and annotations as in COCO format, got {error!r}; "
+            "run `lad data`, which checks and completes them"
+        ) from None
+    if not images:
+        raise UserError(f"{file} has no images; set `data.source` and the split's `annotations`")
+    return images
+
+
+@dataclass(frozen=True, eq=False)
+class ProbeTeacher:
+    """The teacher that there is.
+
+    Attributes:
+        teacher: on its device.
+        divisor: its padded sides are multiples of it.
+        trained: false for random weights.
+        name: what it is, for the report.
+    """
+
+    teacher: Teacher
+    divisor: int
+    trained: bool
+    name: str
+
+
+def find_teacher(params: Params, paths: Paths, data: DataInfo, config: str | None) -> ProbeTeacher:
+    """The teacher of the project, else the checkpoint of the settings, else random weights.
+
+    Args:
+        params: the settings.
+        paths: where the teacher may be.
+        data: its classes are the teacher's.
+        config: an mmdet config to take with random weights whatever else there is.
+
+    Raises:
+        UserError: the teacher, checkpoint or config is broken.
+    """
+    numerics = Numerics.of(params.labels)
+    if config is None and paths.teacher.is_dir():
+        teacher, model = load_teacher(paths, data, numerics)
+        return ProbeTeacher(teacher, _divisor(model), True, f"the teacher in {paths.teacher}")
+    settings = params.teacher
+    model = without_downloads(load_model_config(config or settings.config, len(data.classes)))
+    detector = build_detector(model)
+    file = None if config or settings.checkpoint is None else Path(settings.checkpoint)
+    if file is not None and file.is_file():
+        load_weights(detector, read_weights(file, settings.trust_checkpoint), file)
+        name = f"the checkpoint {file}"
+    else:
+        name = f"random weights of {config or settings.config}"
+        name += f" ({file} is missing)" if file else ""
+        file = None
+    teacher = Teacher(detector.to(get_device()), numerics)
+    return ProbeTeacher(teacher, _divisor(model), file is not None, name)
+
+
+def _divisor(model: Any) -> int:
+    divisor: int = preprocessing(model)["pad_size_divisor"]
+    return divisor
+
+
+@dataclass(frozen=True)
+class BatchCost:
+    """What a batch of views of one bucket has cost, or a few where the bucket's are small.
+
+    Attributes:
+        padded: (height, width) in pixels.
+        views: how many.
+        seconds: from the end of the ones before to their own, which overlaps with the next.
+        sizes: bytes of their rows on disk by array.
+    """
+
+    padded: Shape
+    views: int
+    seconds: float
+    sizes: dict[str, int]
+
+
+def probe_teacher(
+    asked: ProbeTeacher,
+    data: DataInfo,
+    images: Sequence[AnnotatedImage],
+    plan: ViewPlan,
+    labels: Labels,
+    views: int,
+    seconds: float,
+) -> list[BatchCost]:
+    """Have a teacher label all views of random images, into a store that is thrown away.
+
+    Args:
+        asked: the teacher.
+        data: the data set, with its image files.
+        images: of the data set, in file order.
+        plan: the view plan.
+        labels: the settings of the pass.
+        views: how many, about.
+        seconds: after which no batch is begun.
+
+    Raises:
+        UserError: an image file is missing.
+    """
+    rng = np.random.default_rng(0)
+    chosen = np.sort(rng.permutation(len(images))[: max(1, views // len(plan))])
+    layout = plan_store(
+        [images[image] for image in chosen],
+        plan,
+        asked.teacher.grid,
+        asked.divisor,
+        # A shard is a batch, or a few, so that the probe can end after any.
+        max([labels.batch_size, *labels.bucket_batch_sizes.values()]),
+        len(data.classes) if labels.soft else 0,
+    )
+    # In random order: the seconds may end before all buckets had their turn.
+    shards = list(layout.shards())
+    shards = [shards[place] for place in rng.permutation(len(shards))]
+    batches = [
+        _places(np.array(batch), chosen, len(plan))
+        for shard in shards
+        for batch in batches_of(shard, layout, labels.model_dump())
+    ]
+    loader = view_loader(view_dataset(data, plan), batches, labels.workers)
+    with tempfile.TemporaryDirectory() as folder:
+        writer = StoreWriter.create(Path(folder) / "probe.zarr", layout, {})
+        try:
+            soft = SoftSettings.of(labels)
+            return _label(ShardLabeller(asked.teacher, soft, writer), shards, loader, seconds)
+        except FileNotFoundError as error:
+            raise UserError(
+                f"an image of {data.train.annotations} is missing: "
+                f"{str(error).strip().splitlines()[-1]}; run `lad data`, which checks them all"
+            ) from None
+
+
+def _places(views: npt.NDArray[np.int64], chosen: npt.NDArray[np.int64], plan: int) -> list[int]:
+    """Places in the whole data set of `views`, places among those of the `chosen` images."""
+    places: list[int] = (chosen[views // plan] * plan + views % plan).tolist()
+    return places
+
+
+def _label(
+    labeller: ShardLabeller, shards: Sequence[Shard], loader: DataLoader[Any], seconds: float
+) -> list[BatchCost]:
+    writer, layout = labeller.writer, labeller.writer.layout
+    costs: list[BatchCost] = []
+    began = before = time.perf_counter()
+
+    def count(shard: Shard) -> None:
+        nonlocal before
+        bucket = layout.buckets[shard.bucket]
+        arrays = writer.path / "buckets" / bucket.name
+        sizes = {
+            name: _row_bytes(arrays / name, shard.number, layout.shard_rows)
+            for name in bucket.arrays(layout.soft_classes)
+        }
+        now = time.perf_counter()
+        costs.append(BatchCost(bucket.padded, len(shard.views), now - before, sizes))
+        before = now
+
+    batches = iter(loader)
+    with Background(AHEAD) as background:
+        for shard in tqdm(shards, desc="probe", unit="batch"):
+            labeller.label(shard, batches, background)
+            background.submit(partial(count, shard))
+            if time.perf_counter() - began > seconds:
+                break
+    return costs
+
+
+def _row_bytes(array: Path, shard: int, shard_rows: int) -> int:
+    """Bytes of a shard's rows, without its index."""
+    (file,) = (f for f in (array / "c" / str(shard)).rglob("*") if f.is_file())
+    return file.stat().st_size - index_bytes(shard_rows)
+
+
+def index_bytes(shard_rows: int) -> int:
+    """Bytes of a shard's index: offset and length of each row, and a checksum."""
+    return 16 * shard_rows + 4

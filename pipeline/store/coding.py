@@ -1,0 +1,226 @@
+"""Soft scores as bytes: a non-linear scale for probabilities, and a model of their long tail.
+
+Most of a detector's class probabilities are close to 0. They dominate the size of a store and,
+summed up, much of the gradient of a soft-label loss. Cutting them to 0 biases that gradient. Here
+a probability under the cut becomes the mean of its class in that view times a scale of the place
+where its prior lies: background is quieter in one corner of an image than in another, for all
+classes alike. Sums over a class stay what they were. docs/coding.md has the measurements.
+
+Shapes: (..., P, C) with P priors, C classes, and R = ceil(P / RUN) runs of neighbouring priors.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline.assignment.arrays import arrays
+from pipeline.project.params import Labels
+
+TAIL = 0
+"""The code of a probability in the tail."""
+RUN = 4
+"""Priors that share a tail scale: consecutive ones, which are neighbours in a row of cells."""
+STEPS_PER_OCTAVE = 2
+NEUTRAL = 128
+"""A tail scale of code k is 2 ** ((k - NEUTRAL) / STEPS_PER_OCTAVE)."""
+OCTAVES = 16
+"""Tail scales lie between 2 ** -OCTAVES and 2 ** OCTAVES."""
+
+
+@dataclass(frozen=True)
+class Coding:
+    """How probabilities become codes: 0 in the tail, 1 to `levels` for even bins on a power scale.
+
+    Attributes:
+        cut: probabilities under it are the tail.
+        levels: number of codes beside the tail's, at most 254.
+        power: bin k spans (a + (1 - a) (k - 1) / levels) ** power to the same with k, where
+            a = cut ** (1 / power): 1 is linear, 2 the square root. Its code stands for the same
+            with k - 1/2.
+    """
+
+    cut: float
+    levels: int
+    power: float
+
+    def __post_init__(self) -> None:
+        if not (0 < self.cut < 1 and 2 <= self.levels <= 254 and self.power > 0):
+            raise ValueError(f"expected 0 < cut < 1, 2 <= levels <= 254, 0 < power, got {self}")
+
+    def _on_scale(self, bins: Tensor) -> Tensor:
+        start = self.cut ** (1 / self.power)
+        return (start + (1 - start) * bins / self.levels) ** self.power
+
+    def edges(self) -> Tensor:
+        """Where each bin begins, (levels,) float32; the first is `cut`."""
+        edges = self._on_scale(torch.arange(self.levels, dtype=torch.float64)).float()
+        edges[0] = self.cut
+        return edges
+
+    def values(self) -> Tensor:
+        """The probability of each code, (levels + 1,) float32; that of the tail is 0."""
+        middles = self._on_scale(torch.arange(self.levels, dtype=torch.float64) + 0.5)
+        return F.pad(middles, (1, 0)).float()
+
+    def max_error(self) -> float:
+        """The largest difference between a probability of at least `cut` and its decoding."""
+        bounds = F.pad(self.edges().double(), (0, 1), value=1.0)
+        values = self.values()[1:].double()
+        return float(torch.maximum(values - bounds[:-1], bounds[1:] - values).max())
+
+    def encode(self, probabilities: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Code probabilities in [0, 1], each view for itself.
+
+        Args:
+            probabilities: (..., P, C) float32.
+
+        Returns:
+            Codes (..., C, P) uint8, class by class because that compresses best; the tail mean of
+            each class (..., C) float16, where the scale is 1; and the codes of the tail scales
+            (..., R) uint8.
+
+        Raises:
+            ValueError: a probability is not a number.
+        """
+        if probabilities.sum().isnan():
+            raise ValueError("a probability is not a number: the teacher's outputs are broken")
+        by_class = probabilities.mT.contiguous()
+        codes = self._codes(by_class)
+        tail, in_tail = _tail(by_class, codes)
+        scale = _scale(tail, in_tail)
+        return codes, _mean(tail, in_tail, scale).half(), scale
+
+    def _codes(self, probabilities: Tensor) -> Tensor:
+        # Comparing with a table gives the same codes on every device; a power would not.
+        edges = self.edges().to(probabilities.device)
+        xp, flat, edges = arrays(probabilities.flatten(), edges)
+        # Few are looked up: most are in the tail.
+        (above,) = xp.where(flat >= edges[0])
+        codes = xp.zeros_like(flat, dtype=xp.uint8)
+        codes[above] = xp.asarray(xp.searchsorted(edges, flat[above], side="right"), dtype=xp.uint8)
+        return torch.as_tensor(codes).view_as(probabilities)
+
+    def decode(self, codes: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+        """Probabilities (..., P, C) float32 from what `encode` returns."""
+        # index_select takes half the time of indexing, and a product less than `where`.
+        above = self.values().to(codes.device).index_select(0, codes.flatten().int())
+        tail = mean.float()[..., None] * _spread(scale, codes.shape[-1])[..., None, :]
+        in_tail = (codes == TAIL).float()
+        return above.view_as(codes).addcmul_(tail.clamp_(max=self.cut), in_tail).mT
+
+
+def tail_scale(probabilities: Tensor, codes: Tensor) -> Tensor:
+    """The codes (..., R) uint8 of how each run's tail compares with that of its classes.
+
+    Args:
+        probabilities: (..., P, C).
+        codes: (..., C, P), which say what is in the tail.
+    """
+    return _scale(*_tail(probabilities.mT, codes))
+
+
+def tail_mean(probabilities: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
+    """The mean (..., C) float32 of each class's tail, such that what is decoded keeps its sum.
+
+    Args:
+        probabilities: (..., P, C).
+        codes: (..., C, P), which say what is in the tail.
+        scale: (..., R) of `tail_scale`.
+    """
+    return _mean(*_tail(probabilities.mT, codes), scale)
+
+
+def _tail(by_class: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+    """What is in the tail and else 0, and 1 where it is; (..., C, P) float32."""
+    # A product with 0 or 1 takes less time than `where`, and this less than to convert booleans.
+    in_tail = torch.eq(codes, TAIL, out=by_class.new_empty(codes.shape))
+    return by_class * in_tail, in_tail
+
+
+def _scale(tail: Tensor, in_tail: Tensor) -> Tensor:
+    usual = _ratio(tail.sum(-1), in_tail.sum(-1), 0)
+    expected = (in_tail * usual[..., None]).sum(-2)
+    return _scale_code(_ratio(_by_run(tail.sum(-2)), _by_run(expected), 1))
+
+
+def _mean(tail: Tensor, in_tail: Tensor, scale: Tensor) -> Tensor:
+    spread = _spread(scale, in_tail.shape[-1])
+    return _ratio(tail.sum(-1), (in_tail * spread[..., None, :]).sum(-1), 0)
+
+
+def _ratio(numerator: Tensor, denominator: Tensor, otherwise: float) -> Tensor:
+    """The quotient, and `otherwise` where there is nothing to divide by."""
+    some = denominator > 0
+    return torch.where(some, numerator / torch.where(some, denominator, 1), otherwise)
+
+
+def _by_run(values: Tensor) -> Tensor:
+    """Sums of (..., P) over runs of priors, (..., R)."""
+    missing = -values.shape[-1] % RUN
+    return F.pad(values, (0, missing)).unflatten(-1, (-1, RUN)).sum(-1)
+
+
+def _scale_code(scale: Tensor) -> Tensor:
+    octaves = scale.clamp(2.0**-OCTAVES, 2.0**OCTAVES).log2()
+    return ((octaves * STEPS_PER_OCTAVE).round() + NEUTRAL).to(torch.uint8)
+
+
+def _spread(tail_scale: Tensor, priors: int) -> Tensor:
+    """The tail scale of each prior, (..., P) float32."""
+    scale = torch.exp2((tail_scale.float() - NEUTRAL) / STEPS_PER_OCTAVE)
+    return scale.repeat_interleave(RUN, dim=-1)[..., :priors]
+
+
+SIDE_LIMIT = 128.0
+SIDE_BEND = 2.0
+SIDE_CODES = 127
+
+
+def encode_sides(sides: Tensor) -> Tensor:
+    """Code the sides of boxes, in strides from the prior's centre, as int8 of the same shape.
+
+    Nearly linear up to `SIDE_BEND` strides and logarithmic beyond: half a step is 0.04 strides,
+    or 2 % of a long side. What lies beyond `SIDE_LIMIT` strides is moved there.
+    """
+    scale = SIDE_CODES / math.asinh(SIDE_LIMIT / SIDE_BEND)
+    codes = torch.asinh(sides / SIDE_BEND) * scale
+    return codes.round().clamp(-SIDE_CODES, SIDE_CODES).to(torch.int8)
+
+
+def decode_sides(codes: Tensor) -> Tensor:
+    """Sides in strides, float32, from codes of `encode_sides`."""
+    scale = SIDE_CODES / math.asinh(SIDE_LIMIT / SIDE_BEND)
+    return torch.sinh(codes.float() / scale) * SIDE_BEND
+
+
+def encode_share(shares: Tensor) -> Tensor:
+    """Code numbers from 0 to 1 as uint8; only 0 becomes 0."""
+    return torch.where(shares > 0, (shares * 255).round().clamp(min=1), 0).to(torch.uint8)
+
+
+def decode_share(codes: Tensor) -> Tensor:
+    """Numbers from 0 to 1, float32, from codes of `encode_share`."""
+    return codes.float() / 255
+
+
+@dataclass(frozen=True)
+class SoftSettings:
+    """How soft scores are stored.
+
+    Attributes:
+        scores: the coding of class probabilities.
+        min_iou: boxes are kept where they overlap an object by more than this.
+    """
+
+    scores: Coding
+    min_iou: float
+
+    @classmethod
+    def of(cls, labels: Labels) -> "SoftSettings | None":
+        """From the section `labels`; None where no soft scores are wanted."""
+        if not labels.soft:
+            return None
+        return cls(Coding(**labels.scores.model_dump()), labels.min_iou)

@@ -1,0 +1,199 @@
+"""Checks a label store without a teacher: all is there, as it was written, and within its range.
+
+What is read here may be damaged: it is described among `problems`, and nothing is raised.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from tqdm import tqdm
+
+from pipeline.data.coco import AnnotatedImage
+from pipeline.project.errors import UserError
+from pipeline.store.coding import (
+    NEUTRAL,
+    OCTAVES,
+    SIDE_CODES,
+    STEPS_PER_OCTAVE,
+    SoftSettings,
+    encode_share,
+)
+from pipeline.store.reader import LabelStore
+from pipeline.store.schema import (
+    ASSIGNED_GT,
+    BACKGROUND,
+    MISSING,
+    SHARD_NUMBERS,
+    VIEW_COLUMNS,
+    Shard,
+    plan_store,
+)
+from pipeline.store.shard import CorruptShardError, ShardedRows, read_number
+from pipeline.views.priors import PriorGrid
+
+Rows = dict[str, npt.NDArray]
+
+
+def check_structure(
+    store: LabelStore, images: Sequence[AnnotatedImage] | None, problems: list[str]
+) -> dict[str, int]:
+    """Read everything in a store and check it.
+
+    Args:
+        store: of any state.
+        images: those that it should be of, in file order, if they are known.
+        problems: what is wrong is added here.
+
+    Returns:
+        What was checked: the number of views, buckets, shards, rows.
+    """
+    problems += check_table(store, images)
+    crowds = {image.image_id: image.objects.crowd for image in images or ()}
+    shards = list(store.layout.shards())
+    table = store.layout.table
+    soft = store.soft_settings()
+    rows = 0
+    with tqdm(total=len(store), desc="verify", unit="view", mininterval=2) as bar:
+        for shard in shards:
+            if store.complete[shard.bucket][shard.number] == 1:
+                for view, found in read_rows(store, shard, problems):
+                    crowd = crowds.get(int(table["image_id"][view]))
+                    for name, what in out_of_range(found, crowd, soft):
+                        problems.append(f"{store.place(name, view)}: {what}")
+                    rows += len(found)
+            else:
+                bucket = store.layout.buckets[shard.bucket]
+                problems.append(f"bucket {bucket.name}: shard {shard.number} is not complete")
+            bar.update(len(shard.views))
+    return {
+        "views": len(store),
+        "buckets": len(store.layout.buckets),
+        "shards": len(shards),
+        "rows": rows,
+    }
+
+
+def check_table(store: LabelStore, images: Sequence[AnnotatedImage] | None) -> Iterator[str]:
+    """What is wrong with the view table and the buckets.
+
+    Args:
+        store: to check.
+        images: those that it should be of, in file order, if they are known.
+    """
+    layout = store.layout
+    table = layout.table
+    priors = store.fingerprint["priors"]
+    grid = PriorGrid(tuple(priors["strides"]), priors["scale"])
+    for bucket in layout.buckets:
+        if bucket.priors != grid.count(bucket.padded):
+            yield (
+                f"bucket {bucket.name} has {bucket.priors} priors, "
+                f"expected {grid.count(bucket.padded)}"
+            )
+    plan = store.plan()
+    ids = table["image_id"]
+    if len(np.unique(ids)) * len(plan) != len(ids) or not (
+        (table["view"] == np.arange(len(ids)) % len(plan)).all()
+        and (ids == np.repeat(ids[:: len(plan)], len(plan))).all()
+    ):
+        yield f"views/: not every image has each of the {len(plan)} views once"
+    for index, bucket in enumerate(layout.buckets):
+        if not np.array_equal(np.sort(table["row"][table["bucket"] == index]), range(bucket.rows)):
+            yield f"views/: not every row of bucket {bucket.name} is of one view"
+    if images is None:
+        return
+    divisor = store.fingerprint["padding"]["pad_size_divisor"]
+    try:
+        expected = plan_store(images, plan, grid, divisor, layout.shard_rows, layout.soft_classes)
+    except UserError as error:
+        yield str(error)
+        return
+    if expected.buckets != layout.buckets:
+        yield f"the data set's views need the buckets {expected.buckets}, found {layout.buckets}"
+    if len(expected.table["row"]) != len(ids):
+        yield f"the data set has {len(expected.table['row'])} views, the store {len(ids)}"
+        return
+    for name in VIEW_COLUMNS:
+        for view in np.flatnonzero(expected.table[name] != table[name]).tolist():
+            yield (
+                f"views/{name}: view {table['view'][view]} of image {ids[view]}: expected "
+                f"{expected.table[name][view]} from the data set, found {table[name][view]}"
+            )
+
+
+def read_rows(store: LabelStore, shard: Shard, problems: list[str]) -> Iterator[tuple[int, Rows]]:
+    """Every view of a shard, with those of its arrays that can be read.
+
+    Args:
+        store: to read.
+        shard: one that is complete.
+        problems: what can't be read is added here.
+    """
+    bucket = store.layout.buckets[shard.bucket]
+    if not store.remote:
+        for name, dtype in SHARD_NUMBERS.items():
+            try:
+                read_number(Path(store.path) / f"buckets/{bucket.name}/{name}", shard.number, dtype)
+            except CorruptShardError as error:
+                problems.append(f"{name} (bucket {bucket.name}): {error}")
+    arrays = store.rows[shard.bucket]
+    for name, array in arrays.items():
+        if isinstance(array, ShardedRows):
+            try:
+                array.check_index(shard.number, len(shard.views))
+            except CorruptShardError as error:
+                problems.append(f"{name} (bucket {bucket.name}): {error}")
+    for view in shard.views.tolist():
+        row = int(store.layout.table["row"][view])
+        found: Rows = {}
+        for name, array in arrays.items():
+            try:
+                found[name] = array.read(row)
+            except CorruptShardError as error:
+                problems.append(f"{store.place(name, view)}: {error}")
+        if ASSIGNED_GT in found and found[ASSIGNED_GT].min() <= MISSING:
+            problems.append(f"{store.place(ASSIGNED_GT, view)}: it was never written")
+        yield view, found
+
+
+def out_of_range(
+    found: Rows, crowd: npt.NDArray[np.bool_] | None, soft: SoftSettings | None
+) -> Iterator[tuple[str, str]]:
+    """Entries of a view that no teacher pass writes: the array, and what is wrong.
+
+    Args:
+        found: the view's arrays.
+        crowd: for each object of the image whether it is a crowd, if that is known.
+        soft: how soft scores are stored, if at all.
+    """
+    if ASSIGNED_GT in found and crowd is not None:
+        objects = found[ASSIGNED_GT][found[ASSIGNED_GT] > BACKGROUND]
+        if (objects >= len(crowd)).any():
+            yield ASSIGNED_GT, f"object {objects.max()} of an image with {len(crowd)} objects"
+        elif crowd[objects].any():
+            yield ASSIGNED_GT, f"object {objects[crowd[objects]][0]} is a crowd"
+    if soft is None:
+        return
+    if "cls_scores" in found and found["cls_scores"].max(initial=0) > soft.scores.levels:
+        yield "cls_scores", f"code {found['cls_scores'].max()}, expected <= {soft.scores.levels}"
+    means = found.get("tail_mean")
+    if means is not None and not ((means >= 0) & np.isfinite(means)).all():
+        yield "tail_mean", "values that are no means of probabilities"
+    lowest, highest = NEUTRAL - OCTAVES * STEPS_PER_OCTAVE, NEUTRAL + OCTAVES * STEPS_PER_OCTAVE
+    scales = found.get("tail_scale")
+    if scales is not None and not ((scales >= lowest) & (scales <= highest)).all():
+        yield "tail_scale", f"codes outside {lowest} to {highest}"
+    if "boxes" in found and (found["boxes"] < -SIDE_CODES).any():
+        yield "boxes", f"codes under {-SIDE_CODES}"
+    if "overlap" not in found:
+        return
+    kept = found["overlap"] != 0
+    # Rounding keeps the order: no code under that of the threshold.
+    if (found["overlap"][kept] < int(encode_share(torch.tensor(soft.min_iou)))).any():
+        yield "overlap", f"values between 0 and min_iou = {soft.min_iou}"
+    for name in ("boxes", "iou"):
+        if name in found and found[name][~kept].any():
+            yield name, "values that are not 0 where the overlap is 0"

@@ -1,0 +1,253 @@
+"""The teacher pass on many devices: its shards are tasks of Dask.
+
+A worker loads the teacher once. A task is a shard, and may run again: it does nothing where the
+shard is complete, and two workers that write one shard write the same, each in one step.
+"""
+
+import logging
+import os
+import threading
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any
+
+import torch
+from distributed import (
+    Client,
+    KilledWorker,
+    LocalCluster,
+    Worker,
+    WorkerPlugin,
+    as_completed,
+    get_worker,
+)
+
+from pipeline.data.dataset import DataInfo
+from pipeline.loading.collate import collate_views
+from pipeline.loading.replay import ViewDataset
+from pipeline.project.errors import UserError
+from pipeline.project.memory import keep_freed_memory
+from pipeline.project.params import Labels
+from pipeline.project.paths import Paths
+from pipeline.store.reader import LabelStore
+from pipeline.store.schema import Shard
+from pipeline.store.writer import StoreWriter
+from pipeline.teacher_pass.background import Background
+from pipeline.teacher_pass.labelling import (
+    batches_of,
+    labels_fingerprint,
+    load_teacher,
+    numerics_of,
+    view_dataset,
+)
+from pipeline.teacher_pass.shard_labeller import AHEAD, ShardLabeller
+
+CONNECT_SECONDS = 10
+RETRIES = 2
+
+
+@dataclass(frozen=True)
+class Share:
+    """How a machine is shared out.
+
+    Attributes:
+        workers: processes with a teacher each.
+        threads: with which each computes.
+    """
+
+    workers: int
+    threads: int
+
+    @classmethod
+    def of(cls, labels: Labels) -> "Share":
+        """From the section `labels`; with a scheduler elsewhere the number of workers is its own.
+
+        By default a worker for each GPU, else for each core; all cores in equal parts.
+        """
+        if labels.scheduler != "cluster":
+            return cls(0, labels.cluster.threads or 1)
+        cores = len(os.sched_getaffinity(0))
+        by_device = torch.cuda.device_count() or cores // (labels.cluster.threads or 1)
+        workers = labels.cluster.workers or max(1, by_device)
+        return cls(workers, labels.cluster.threads or max(1, cores // workers))
+
+
+class TeacherPlugin(WorkerPlugin):
+    """A teacher in a Dask worker, and the store that it fills.
+
+    Args:
+        paths: absolute, and the same on all machines.
+        data: the data set, likewise.
+        loaders: threads that load images, at most one less than `threads`.
+        threads: with which it computes.
+    """
+
+    def __init__(self, paths: Paths, data: DataInfo, loaders: int, threads: int) -> None:
+        self.name = f"teacher for {paths.labels}"
+        self.paths = paths
+        self.data = data
+        self.loaders = min(loaders, threads - 1)
+        self.threads = threads
+
+    def setup(self, worker: Worker) -> None:
+        """Load the teacher.
+
+        Raises:
+            UserError: it would decide otherwise here than in the process that began the store.
+        """
+        # Dask has its workers give memory back at once, which costs them half their speed.
+        keep_freed_memory()
+        torch.set_num_threads(self.threads)
+        device = None
+        if torch.cuda.is_available() and isinstance(worker.name, int):
+            device = f"cuda:{worker.name % torch.cuda.device_count()}"
+        store = LabelStore(self.paths.labels)
+        numerics = numerics_of(store.fingerprint)
+        teacher, model = load_teacher(self.paths, self.data, numerics, device)
+        soft = store.soft_settings()
+        store.require(
+            labels_fingerprint(self.data, teacher, model, store.plan(), soft),
+            f"the Dask worker {worker.address}, which must have the device, code and libraries "
+            "of the process that starts the pass",
+        )
+        self.made_with = store.made_with
+        self.shards = {(shard.bucket, shard.number): shard for shard in store.layout.shards()}
+        self.writer = StoreWriter(self.paths.labels, store.layout)
+        self.labeller = ShardLabeller(teacher, soft, self.writer)
+        self.dataset = view_dataset(self.data, store.plan())
+        self.network = threading.Lock()
+
+    def label(self, bucket: int, number: int) -> int:
+        """Label a shard, unless it is complete; returns its number of views.
+
+        While one task writes, the network may be another's.
+        """
+        shard = self.shards[bucket, number]
+        if not self.writer.is_complete(shard):
+            torch.set_num_threads(self.threads)
+            views = batches_of(shard, self.writer.layout, self.made_with)
+            batches = _load(self.dataset, views, self.loaders)
+            first = next(batches)
+            with Background(AHEAD) as background, self.network:
+                self.labeller.label(shard, chain([first], batches), background)
+        return len(shard.views)
+
+
+def _load(dataset: ViewDataset, batches: list[list[int]], threads: int) -> Iterator[dict[str, Any]]:
+    """The collated items of each batch, two batches ahead where there are threads."""
+    if not threads:
+        for batch in batches:
+            yield collate_views([dataset[view] for view in batch])
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[list[Any]] = deque()
+        for batch in [*batches, [], []]:
+            waiting.append([pool.submit(dataset.__getitem__, view) for view in batch])
+            if len(waiting) > 2:
+                yield collate_views([item.result() for item in waiting.popleft()])
+
+
+def _label(plugin: str, bucket: int, number: int) -> int:
+    """The task."""
+    return get_worker().plugins[plugin].label(bucket, number)
+
+
+@contextmanager
+def labelled_shards(
+    labels: Labels, paths: Paths, data: DataInfo, pending: list[Shard]
+) -> Iterator[Iterator[int]]:
+    """Have Dask label the pending shards; gives the number of views of each that is complete.
+
+    Args:
+        labels: the settings.
+        paths: of data, teacher and store.
+        data: the data set.
+        pending: shards that are not complete; nobody else writes them.
+
+    Raises:
+        UserError: there is no scheduler, a worker's labels would be others, or a worker is
+            killed again and again.
+    """
+    share = Share.of(labels)
+    plugin = TeacherPlugin(
+        Paths(paths.root.resolve()), _absolute(data), labels.workers, share.threads
+    )
+    with _client(labels.scheduler, share) as client:
+        client.register_plugin(plugin)
+        try:
+            yield _results(client, plugin.name, pending)
+        finally:
+            # A scheduler elsewhere goes on, without this teacher.
+            with suppress(Exception):
+                client.unregister_worker_plugin(plugin.name)
+
+
+def _absolute(data: DataInfo) -> DataInfo:
+    train = replace(
+        data.train,
+        annotations=data.train.annotations.resolve(),
+        images_folder=data.train.images_folder.resolve(),
+    )
+    return replace(data, train=train)
+
+
+def _results(client: Client, plugin: str, pending: list[Shard]) -> Iterator[int]:
+    # No reference stays to a finished task: its worker's death would make it run again.
+    tasks = as_completed(
+        client.map(
+            _label,
+            [plugin] * len(pending),
+            [shard.bucket for shard in pending],
+            [shard.number for shard in pending],
+            pure=False,
+            retries=RETRIES,
+        ),
+        loop=client.loop,
+    )
+    for task in tasks:
+        try:
+            yield task.result()
+        except KilledWorker as error:
+            raise UserError(
+                f"workers of the teacher pass died again and again ({error}); finished shards "
+                "stay: look for the reason (often memory: lower labels.batch_size or "
+                "labels.cluster.workers) and run `lad labels` again"
+            ) from None
+
+
+@contextmanager
+def _client(scheduler: str, share: Share) -> Iterator[Client]:
+    if scheduler == "cluster":
+        with (
+            LocalCluster(
+                n_workers=share.workers,
+                # A second task loads and computes while the first one's rows are written.
+                threads_per_worker=min(2, share.threads),
+                memory_limit=0,
+                dashboard_address=None,
+                silence_logs=logging.ERROR,
+            ) as cluster,
+            Client(cluster, set_as_default=False) as client,
+        ):
+            yield client
+        return
+    try:
+        client = Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"labels.scheduler: no Dask scheduler answers at {scheduler} ({error}); start one "
+            "with `dask scheduler`, or set labels.scheduler to local or cluster"
+        ) from None
+    with client:
+        try:
+            client.wait_for_workers(1, timeout=CONNECT_SECONDS)
+        except TimeoutError:
+            raise UserError(
+                f"labels.scheduler: the Dask scheduler at {scheduler} has no workers; start some "
+                f"with `dask worker {scheduler}`"
+            ) from None
+        yield client

@@ -1,0 +1,87 @@
+"""The work of the teacher pass: shards of views, labelled and written while the network runs on."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.project.errors import UserError
+from pipeline.store.coding import SoftSettings
+from pipeline.store.schema import ASSIGNED_GT, Shard
+from pipeline.store.writer import StoreWriter
+from pipeline.teacher_pass.background import Background
+from pipeline.teacher_pass.labelling import Seen, label_rows, look
+from pipeline.teacher_pass.teacher import Teacher
+
+AHEAD = 2
+"""Batches that wait to be labelled, at most: writing a shard takes longer than a small forward."""
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the disk refuses into a user's error."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"can't write {path}: {error.strerror or error}; finished shards stay: make room (or "
+            "mend the disk) and run `lad labels` again"
+        ) from None
+
+
+class ShardLabeller:
+    """Labels shards: the network in the caller's thread, all that follows in the background.
+
+    Args:
+        teacher: decides.
+        soft: how soft scores are stored, if at all.
+        writer: of the store.
+    """
+
+    def __init__(self, teacher: Teacher, soft: SoftSettings | None, writer: StoreWriter) -> None:
+        self.teacher = teacher
+        self.soft = soft
+        self.writer = writer
+
+    def label(
+        self,
+        shard: Shard,
+        batches: Iterator[dict[str, Any]],
+        background: Background,
+        labelled: Callable[[int], object] = lambda views: None,
+        before_writing: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Label a shard; it is complete once the background is done.
+
+        Args:
+            shard: which views.
+            batches: collated items of `view_dataset`, first those of this shard.
+            background: for assigning, coding and writing.
+            labelled: told in the background how many views are.
+            before_writing: called in the background.
+        """
+        parts: list[dict[str, np.ndarray]] = []
+        fallbacks = 0
+
+        def add(seen: Seen) -> None:
+            nonlocal fallbacks
+            rows, fell_back = label_rows(self.teacher, seen, self.soft)
+            parts.append(rows)
+            fallbacks += fell_back
+            labelled(len(rows[ASSIGNED_GT]))
+
+        def write() -> None:
+            before_writing()
+            whole = {name: np.concatenate([rows[name] for rows in parts]) for name in parts[0]}
+            with writing(self.writer.path):
+                self.writer.write(shard, whole, fallbacks)
+
+        shown = 0
+        while shown < len(shard.views):
+            seen = look(self.teacher, next(batches))
+            shown += len(seen.objects)
+            background.submit(partial(add, seen))
+        background.submit(write)

@@ -1,0 +1,361 @@
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from pipeline.comparison.plots import smooth
+from pipeline.comparison.records import Model, Run, TeacherPass
+from pipeline.comparison.report import (
+    BreakEven,
+    Comparison,
+    Row,
+    break_even,
+    markdown,
+    read_comparison,
+    step_ratios,
+    write_comparison,
+)
+from pipeline.project.errors import UserError
+from pipeline.project.params import Params
+from pipeline.project.paths import Paths
+from stages.compare import command
+
+METRICS = {"AP": 0.41234, "AP50": 0.6, "AP75": 0.45, "APs": -1, "APm": None, "APl": 0.5}
+LABELS = {
+    "images": 100,
+    "views": 400,
+    "views_per_image": 4,
+    "seconds": 200.0,
+    "views_per_second": 2.0,
+    "bytes_on_disk": 98_000,
+    "bytes_per_view": 245.0,
+    "objects": 300,
+}
+PASS = TeacherPass(400, 200.0, 2.0, 98_000, 245.0)
+
+
+def make_params(**methods: str) -> Params:
+    students = {
+        name: {"config": "configs/small.py", "method": method} for name, method in methods.items()
+    }
+    return Params.model_validate(
+        {
+            "data": {"source": "pipeline/ingest/digits.py"},
+            "views": {"scales": [[256, 192]]},
+            "teacher": {"config": "configs/big.py"},
+            "students": students,
+            "evaluation": {"scale": [256, 192]},
+        }
+    )
+
+
+def save(file: Path, content: dict) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(content))
+
+
+def training(name: str, method: str, **changes: object) -> dict:
+    losses = [3.0, 2.0, 1.0]
+    return {
+        "name": name,
+        "method": method,
+        "labels": "own" if method == "paa" else "cached",
+        "assigner": "batched",
+        "config": "configs/small.py",
+        "parameters": 1_234_567,
+        "epochs": 8,
+        "steps": 104,
+        "batch_size": 8,
+        "images": 100,
+        "seconds_per_step": 0.5,
+        "total_seconds": 3700.0,
+        "curves": {"step": [1, 2, 3], "loss": losses, "loss_cls": losses},
+    } | changes
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> Paths:
+    """Results of a teacher, a PAA student (`plain`) and a LAD student (`cached`)."""
+    paths = Paths(tmp_path / "out")
+    teacher = training("teacher", "paa", config="configs/big.py", parameters=30_000_000)
+    save(paths.model("teacher") / "training.json", teacher)
+    save(paths.model("plain") / "training.json", training("plain", "paa"))
+    cached = training("cached", "lad", seconds_per_step=0.4, total_seconds=59.94)
+    save(paths.model("cached") / "training.json", cached)
+    for name in ("teacher", "plain", "cached"):
+        save(paths.metrics(name), METRICS | {"images": 20})
+    save(paths.labels_report, LABELS)
+    return paths
+
+
+def model(name: str, method: str, **changes: object) -> Model:
+    content = training(name, method, **changes)
+    run = Run(**{n: content[n] for n in Run.__dataclass_fields__})
+    about = [content[n] for n in ("method", "labels", "assigner", "config")]
+    return Model(name, *about, METRICS, run)
+
+
+def test_break_even_of_one_student():
+    # 8 epochs of 100 images ask for 800 views at 0.5 s: 400 s; the pass took 200 s.
+    assert break_even([model("a", "lad")], PASS) == BreakEven(400.0, students=0.5, epochs=4.0)
+
+
+def test_break_even_is_the_mean_over_cached_students():
+    students = [
+        model("a", "lad", epochs=2),
+        model("b", "lad", epochs=6),
+        model("c", "paa", epochs=100),
+    ]
+    # 200 and 600 views: on average 400, as many as the pass has.
+    assert break_even(students, PASS) == BreakEven(200.0, students=1.0, epochs=4.0)
+
+
+def test_no_break_even_without_cached_students():
+    assert break_even([model("c", "paa")], PASS) is None
+
+
+def test_an_online_student_pays_nothing_back():
+    online = model("o", "lad", labels="online")
+    assert break_even([online], PASS) is None
+    assert step_ratios([online, model("plain", "paa")]) == []
+
+
+def test_the_table_says_where_labels_come_from():
+    students = [
+        model("a", "lad", labels="online", assigner="mmdet"),
+        model("b", "solad", labels="online"),
+        model("c", "paa", assigner="mmdet"),
+    ]
+    rows = [Row(student.name, (student,)) for student in students]
+    rows = markdown(Comparison(students, rows, PASS, None, [])).splitlines()[2:5]
+    assert [row.split(" | ")[2] for row in rows] == [
+        "online (mmdet)",
+        "online (batched)",
+        "own (mmdet)",
+    ]
+
+
+def test_step_ratio_needs_the_same_config_and_batch_size():
+    students = [
+        model("fast", "lad", seconds_per_step=0.4),
+        model("other-batch", "lad", batch_size=4),
+        model("other-config", "lad", config="configs/other.py"),
+        model("plain", "paa", seconds_per_step=0.5),
+        model("again", "paa", seconds_per_step=0.6),
+    ]
+    (ratio,) = step_ratios(students)
+    assert (ratio.student, ratio.paa) == ("fast", "plain")
+    assert ratio.ratio == pytest.approx(0.8)
+
+
+def test_smooth():
+    np.testing.assert_allclose(smooth([1, 2, 3, 4, 8], 3), [1.5, 2, 3, 5, 6])
+    np.testing.assert_allclose(smooth([1, 5], 1), [1, 5])
+
+
+def test_table(paths: Paths):
+    table = write_comparison(make_params(plain="paa", cached="lad"), paths)
+    assert table == (paths.compare / "table.md").read_text()
+    assert table.splitlines() == [
+        "| name | method | labels | config | parameters (M) | AP | AP50 | AP75 | s/step "
+        "| total time |",
+        "|---|---|---|---|--:|--:|--:|--:|--:|--:|",
+        "| teacher | paa | own (batched) | big | 30.00 "
+        "| 0.412 | 0.600 | 0.450 | 0.500 | 1 h 01 min |",
+        "| plain | paa | own (batched) | small | 1.23 "
+        "| 0.412 | 0.600 | 0.450 | 0.500 | 1 h 01 min |",
+        "| cached | lad | cached | small | 1.23 | 0.412 | 0.600 | 0.450 | 0.400 | 59.9 s |",
+        "",
+        "Teacher pass: 400 views in 3 min 20 s (2.0 views/s); "
+        "the label store takes 98.0 kB, 245 bytes a view.",
+        "",
+        "A LAD student that asks the teacher online pays for epochs * images views, each at the "
+        "pass's seconds / views: about 6 min 40 s a student here (mean of the cached students). "
+        "The pass is paid back after pass seconds / saved seconds = 0.50 students, "
+        "or 4.0 epochs of one student.",
+        "",
+        "Steps of students with the same config and batch size:",
+        "",
+        "- cached takes 0.80 of the time of plain (0.400 against 0.500 s/step)",
+    ]
+
+
+def test_json_has_the_same_numbers(paths: Paths):
+    write_comparison(make_params(plain="paa", cached="lad"), paths)
+    content = json.loads((paths.compare / "table.json").read_text())
+    assert [row["name"] for row in content["models"]] == ["teacher", "plain", "cached"]
+    row = content["models"][2]
+    assert row["AP"] == 0.41234
+    assert row["APs"] is None
+    assert row["APm"] is None
+    assert row["seconds_per_step"] == 0.4
+    assert content["teacher_pass"]["views"] == 400
+    assert content["break_even"]["students"] == 0.5
+    assert content["step_ratios"][0]["ratio"] == pytest.approx(0.8)
+
+
+def test_undefined_metric_is_a_dash(paths: Paths):
+    save(paths.metrics("cached"), METRICS | {"AP": -1, "AP50": None})
+    table = write_comparison(make_params(cached="lad"), paths)
+    assert "| cached | lad | cached | small | 1.23 | - | - | 0.450 |" in table
+
+
+def test_teacher_with_own_checkpoint(paths: Paths):
+    own = {"name": "teacher", "checkpoint": "mine.pth"}
+    save(paths.model("teacher") / "training.json", own)
+    table = write_comparison(make_params(cached="lad"), paths)
+    assert "| teacher | paa | - | big | - | 0.412 | 0.600 | 0.450 | - | - |" in table
+    row = json.loads((paths.compare / "table.json").read_text())["models"][0]
+    assert row["parameters"] is None
+
+
+def test_no_students(paths: Paths):
+    comparison = read_comparison(make_params(), paths)
+    assert [m.name for m in comparison.models] == ["teacher"]
+    assert "paid back" not in markdown(comparison)
+    write_comparison(make_params(), paths)
+    assert (paths.compare / "curves.csv").read_text() == "student,step,loss\n"
+    assert (paths.compare / "curves.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("missing", "command"),
+    [
+        ("students/cached/training.json", "lad student cached"),
+        ("metrics/cached.json", "lad evaluate cached"),
+        ("teacher/training.json", "lad teacher"),
+        ("metrics/teacher.json", "lad evaluate teacher"),
+        ("labels.json", "lad labels"),
+    ],
+)
+def test_missing_results_name_the_command(paths: Paths, missing: str, command: str):
+    (paths.root / missing).unlink()
+    with pytest.raises(UserError) as error:
+        write_comparison(make_params(cached="lad"), paths)
+    assert str(error.value) == f"{paths.root / missing} is missing; run `{command}`"
+    assert not paths.compare.exists()
+
+
+def test_damaged_results_name_the_command(paths: Paths):
+    paths.metrics("cached").write_text('{"AP": 0.')
+    with pytest.raises(UserError, match=r"cached\.json is not valid JSON .*`lad evaluate cached`"):
+        write_comparison(make_params(cached="lad"), paths)
+    save(paths.metrics("cached"), {"AP": 0.4})
+    with pytest.raises(UserError, match=r"cached\.json has no AP50, .*`lad evaluate cached`"):
+        write_comparison(make_params(cached="lad"), paths)
+
+
+def test_curves(paths: Paths):
+    write_comparison(make_params(plain="paa", cached="lad"), paths)
+    with (paths.compare / "curves.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 6
+    assert rows[4] == {"student": "cached", "step": "2", "loss": "2.0"}
+    with Image.open(paths.compare / "curves.png") as image:
+        assert image.format == "PNG"
+        assert min(image.size) >= 400
+        assert len(np.unique(np.asarray(image.convert("L")))) > 20
+    assert {file.name for file in paths.compare.iterdir()} == {
+        "table.md",
+        "table.json",
+        "curves.csv",
+        "curves.png",
+        "ap.png",
+        "time.png",
+    }
+
+
+def test_seeds_are_one_row(paths: Paths):
+    params = make_params(cached="lad", again="lad", other="lad").model_dump(
+        mode="json", exclude_unset=True
+    )
+    params["students"]["again"]["training"] = {"seed": 1}
+    params["students"]["other"]["training"] = {"seed": 1, "epochs": 3}
+    for name, ap in (("cached", 0.3), ("again", 0.34), ("other", 0.5)):
+        save(paths.model(name) / "training.json", training(name, "lad", total_seconds=60.0))
+        save(paths.metrics(name), METRICS | {"AP": ap})
+    table = write_comparison(Params.model_validate(params), paths)
+    assert (
+        "| cached (2 seeds) | lad | cached | small | 1.23 | 0.320 ± 0.028 | 0.600 | 0.450 " in table
+    )
+    assert "| other | lad | cached | small | 1.23 | 0.500 |" in table
+    assert "standard deviation" in table
+    content = json.loads((paths.compare / "table.json").read_text())
+    assert [row["models"] for row in content["rows"]] == [
+        ["teacher"],
+        ["cached", "again"],
+        ["other"],
+    ]
+    assert content["rows"][1]["mean"]["AP"] == pytest.approx(0.32)
+    assert content["rows"][1]["spread"]["AP"] == pytest.approx(np.std([0.3, 0.34], ddof=1))
+    assert [model["AP"] for model in content["models"][1:]] == [0.3, 0.34, 0.5]
+
+
+def test_a_store_that_came_without_its_report(paths: Paths):
+    save(paths.labels_report, LABELS | {"seconds": None, "views_per_second": None})
+    table = write_comparison(make_params(cached="lad"), paths)
+    assert "Teacher pass: 400 views; the label store takes 98.0 kB" in table
+    assert "= 0.50 students" in table
+
+
+def pair_params() -> Params:
+    """A LAD student and two networks that learn together."""
+    content = make_params(cached="lad").model_dump(mode="json")
+    networks = [{"name": name, "config": "configs/small.py"} for name in ("big", "small")]
+    return Params.model_validate(content | {"colearn": {"pair": {"networks": networks}}})
+
+
+def test_networks_that_learn_together(paths: Paths):
+    for name, taught in (("pair.big", [1.0, 0.8, 0.6]), ("pair.small", [0.0, 0.2, 0.4])):
+        content = training(name, "colearn", labels="shared", seconds_per_step=0.9)
+        content["curves"]["taught"] = taught
+        save(paths.model(name) / "training.json", content)
+        save(paths.metrics(name), METRICS)
+    table = write_comparison(pair_params(), paths)
+    assert "| pair.big | colearn | shared (batched) | small | 1.23 | 0.412 |" in table
+    assert "| pair.small | colearn | shared (batched) | small | 1.23 | 0.412 |" in table
+    # They ask no teacher: the pass is paid back by the LAD student alone.
+    assert "0.50 students" in table
+    assert "pair.big takes" not in table
+    with Image.open(paths.compare / "taught.png") as image:
+        assert len(np.unique(np.asarray(image.convert("L")))) > 20
+    rows = (paths.compare / "curves.csv").read_text()
+    assert "pair.small,3,1.0" in rows
+
+
+def test_networks_that_learn_together_need_no_teacher(paths: Paths):
+    shutil.rmtree(paths.model("teacher"))
+    paths.labels_report.unlink()
+    for name in ("pair.big", "pair.small"):
+        content = training(name, "colearn", labels="shared")
+        save(paths.model(name) / "training.json", content)
+        save(paths.metrics(name), METRICS)
+    params = Params.model_validate(pair_params().model_dump(mode="json") | {"students": {}})
+    table = write_comparison(params, paths)
+    assert [line.split("|")[1].strip() for line in table.splitlines()[2:]] == [
+        "pair.big",
+        "pair.small",
+    ]
+    content = json.loads((paths.compare / "table.json").read_text())
+    assert content["teacher_pass"] is content["break_even"] is None
+    assert (paths.compare / "time.png").exists()
+
+
+def test_a_network_that_was_not_trained_names_the_command(paths: Paths):
+    with pytest.raises(UserError, match="pair.big.* is missing; run `lad colearn pair`"):
+        write_comparison(pair_params(), paths)
+
+
+def test_command_prints_the_table(paths: Paths, tmp_path: Path):
+    params_file = tmp_path / "params.yaml"
+    params_file.write_text(make_params(cached="lad").model_dump_json())  # JSON is YAML too.
+    result = CliRunner().invoke(
+        command, obj=(params_file, paths.root), args=[], catch_exceptions=False
+    )
+    assert result.exit_code == 0
+    assert result.output == (paths.compare / "table.md").read_text()

@@ -1,0 +1,265 @@
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipeline.project.errors import UserError
+from pipeline.project.params import Params
+from pipeline.project.params_file import load_params
+
+ROOT = Path(__file__).parents[2]
+
+GOOD: dict[str, Any] = {
+    "data": {"source": "pipeline/ingest/digits.py", "digits": {"seed": 3}},
+    "views": {"scales": [[256, 192]]},
+    "teacher": {"config": "configs/big.py"},
+    "training": {"epochs": 4, "lr": 0.01},
+    "students": {
+        "first": {"config": "configs/small.py", "method": "lad"},
+        "second": {
+            "config": "configs/small.py",
+            "method": "paa",
+            "training": {"epochs": 2, "batch_size": 16},
+        },
+    },
+    "evaluation": {"scale": [256, 192]},
+}
+
+
+def load(tmp_path: Path, content: object) -> Params:
+    file = tmp_path / "params.yaml"
+    file.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+    return load_params(file)
+
+
+def message(tmp_path: Path, content: object) -> str:
+    with pytest.raises(UserError) as error:
+        load(tmp_path, content)
+    return str(error.value).replace(str(tmp_path / "params.yaml"), "FILE")
+
+
+def changed(place: str, value: object) -> dict[str, Any]:
+    """The good settings with another value at `place`."""
+    content = deepcopy(GOOD)
+    *sections, name = place.split("/")
+    section = content
+    for part in sections:
+        section = section.setdefault(part, {})
+    section[name] = value
+    return content
+
+
+def test_good_settings(tmp_path: Path):
+    params = load(tmp_path, GOOD)
+    assert params.data.digits.seed == 3
+    assert params.views.scales == [(256, 192)]
+    assert params.views.flips == ["none", "horizontal"]
+    assert list(params.students) == ["first", "second"]
+
+
+@pytest.mark.parametrize("file", sorted(ROOT.glob("configs/params/*.yaml")), ids=lambda f: f.stem)
+def test_presets_are_good(file: Path):
+    params = load_params(file)
+    configs = [params.teacher.config, *(student.config for student in params.students.values())]
+    assert all((ROOT / config).is_file() for config in configs)
+
+
+def test_students_are_optional(tmp_path: Path):
+    content = deepcopy(GOOD)
+    del content["students"]
+    assert load(tmp_path, content).students == {}
+
+
+def test_number_in_scientific_notation(tmp_path: Path):
+    # YAML 1.1 reads 1e-3, without a dot, as text.
+    text = yaml.safe_dump(GOOD).replace("lr: 0.01", "lr: 1e-3")
+    assert load(tmp_path, text).training.lr == 0.001
+
+
+@pytest.mark.parametrize(
+    ("place", "where", "meant"),
+    [
+        ("trainning", "trainning", "training"),
+        ("teacher/chekpoint", "teacher.chekpoint", "checkpoint"),
+        ("data/digits/sed", "data.digits.sed", "seed"),
+        ("data/val/image", "data.val.image", "images"),
+        ("views/sampled/cuont", "views.sampled.cuont", "count"),
+        ("views/sampled/crop/sise", "views.sampled.crop.sise", "size"),
+        ("teacher/training/epoch", "teacher.training.epoch", "epochs"),
+        ("students/first/metod", "students.first.metod", "method"),
+        ("students/first/training/epoch", "students.first.training.epoch", "epochs"),
+    ],
+)
+def test_typo_says_what_was_meant(tmp_path: Path, place: str, where: str, meant: str):
+    lines = message(tmp_path, changed(place, {})).splitlines()
+    assert f"FILE: {where}: there is no such setting (did you mean {meant!r}?)" in lines
+
+
+def test_unknown_setting_like_no_other(tmp_path: Path):
+    assert message(tmp_path, changed("xyz", 1)) == "FILE: xyz: there is no such setting"
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "where"),
+    [
+        ("training/epochs", 0, "training.epochs"),
+        ("training/lr", "fast", "training.lr"),
+        ("data/problems", "ignore", "data.problems"),
+        ("views/scales", [], "views.scales"),
+        ("views/scales", [[256, 192], [256, 192]], "views.scales"),
+        ("evaluation/scale", [256, 192, 3], "evaluation.scale"),
+        ("students/first/method", "ladd", "students.first.method"),
+        ("students/first/training/batch_size", -1, "students.first.training.batch_size"),
+        ("students/first/training", None, "students.first.training"),
+        ("labels", None, "labels"),
+    ],
+)
+def test_wrong_value_names_place_and_value(tmp_path: Path, place: str, value: object, where: str):
+    (line,) = message(tmp_path, changed(place, value)).splitlines()
+    assert line.startswith(f"FILE: {where}: ")
+    assert line.endswith(f", got {value!r}")
+
+
+def test_wrong_entry_of_a_list(tmp_path: Path):
+    line = message(tmp_path, changed("views/scales", [[256, 192], [256, 0]]))
+    assert line == "FILE: views.scales.1.1: Input should be greater than 0, got 0"
+
+
+SPAN = {"long": 1333, "short": [640, 800]}
+
+
+@pytest.mark.parametrize(
+    ("views", "line"),
+    [
+        ({}, "views: give exactly one of scales, range, sampled; there is none"),
+        (
+            {"scales": [[4, 3]], "range": SPAN},
+            "views: give exactly one of scales, range, sampled; there is scales and range",
+        ),
+        (
+            {"sampled": {"count": 2}},
+            "views.sampled: give exactly one of scales, range; there is none",
+        ),
+        (
+            {"sampled": {"count": 2, "scales": [[4, 3]]}, "flips": ["none"]},
+            "views: flips go with scales or range; sampled views have sampled.flip",
+        ),
+        (
+            {"range": SPAN | {"step": 50}},
+            "views.range: short must lead from 640 to 800 in steps of 50",
+        ),
+        (
+            {"range": SPAN | {"short": [800, 640]}},
+            "views.range: short must lead from 800 to 640 in steps of 32",
+        ),
+        ({"scales": [[4, 3]], "flips": ["none", "none"]}, "views.flips: an entry stands twice"),
+        (
+            {"sampled": {"count": 2, "scales": [[4, 3]], "crop": {}}},
+            "views.sampled.crop: give exactly one of size, relative; there is none",
+        ),
+        (
+            {"sampled": {"count": 2, "scales": [[4, 3]], "crop": {"relative": [0.9, 0.5]}}},
+            "views.sampled.crop: relative must be the least and the greatest share, in this order",
+        ),
+        ({"sampled": {"scales": [[4, 3]]}}, "views.sampled.count: is missing"),
+    ],
+)
+def test_view_plans_that_are_none(tmp_path: Path, views: dict[str, Any], line: str):
+    (found,) = message(tmp_path, GOOD | {"views": views}).splitlines()
+    assert found.startswith(f"FILE: {line}")
+
+
+@pytest.mark.parametrize("name", ["a b", "teacher", "-x", "a/b", "", "é"])
+def test_bad_student_name(tmp_path: Path, name: str):
+    students = {name: GOOD["students"]["first"]}
+    assert message(tmp_path, changed("students", students)) == (
+        f"FILE: students.{name}: a student's name is letters, digits, _ and (not first) -, "
+        f"and not 'teacher', got {name!r}"
+    )
+
+
+def test_missing_setting(tmp_path: Path):
+    content = deepcopy(GOOD)
+    del content["students"]["first"]["config"]
+    assert message(tmp_path, content) == "FILE: students.first.config: is missing"
+
+
+def test_every_problem_is_told(tmp_path: Path):
+    content = changed("training/epochs", 0)
+    content["students"]["first"]["training"] = {"epoch": 1}
+    assert len(message(tmp_path, content).splitlines()) == 2
+
+
+def test_missing_file(tmp_path: Path):
+    with pytest.raises(UserError, match=r"no .*params\.yaml here; .* give --params"):
+        load_params(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize("text", ["a: [1, 2", "a:\n\t- 1", "a: \x00"])
+def test_broken_yaml(tmp_path: Path, text: str):
+    assert message(tmp_path, text).startswith("FILE is not valid YAML: ")
+
+
+def test_text_that_is_not_utf8(tmp_path: Path):
+    file = tmp_path / "params.yaml"
+    file.write_bytes(b"data: \xff\xfe\xe9")
+    with pytest.raises(UserError, match="is not valid YAML"):
+        load_params(file)
+
+
+@pytest.mark.parametrize(("text", "got"), [("", "None"), ("- 1\n", "[1]"), ("hello", "'hello'")])
+def test_file_without_settings(tmp_path: Path, text: str, got: str):
+    assert message(tmp_path, text) == (
+        f"FILE: the file: should hold settings as `name: value`, got {got}"
+    )
+
+
+def test_unknown_student(tmp_path: Path):
+    params = load(tmp_path, GOOD)
+    with pytest.raises(UserError) as error:
+        params.student("frist")
+    assert str(error.value) == (
+        "no student 'frist' in params.yaml (did you mean 'first'?); there are: first, second"
+    )
+    with pytest.raises(UserError, match="'frist'"):
+        params.student_training("frist")
+
+
+def test_own_training_settings_win(tmp_path: Path):
+    params = load(tmp_path, GOOD)
+    assert params.student_training("first") == params.training
+    second = params.student_training("second")
+    assert (second.epochs, second.batch_size, second.lr) == (2, 16, 0.01)
+
+
+def test_own_setting_wins_when_it_is_the_default(tmp_path: Path):
+    default = Params.model_fields["training"].default.epochs
+    content = changed("students/first/training", {"epochs": default})
+    assert content["training"]["epochs"] != default
+    assert load(tmp_path, content).student_training("first").epochs == default
+
+
+@pytest.mark.parametrize("file", sorted(ROOT.glob("configs/params/*.yaml")), ids=lambda f: f.stem)
+def test_a_preset_is_valid_and_has_the_sections_that_dvc_needs(file: Path):
+    params = load_params(file)
+    assert set(yaml.safe_load(file.read_text())) == set(Params.model_fields)
+    networks = [net.config for pair in params.colearn.values() for net in pair.networks]
+    for config in (*networks, *(student.config for student in params.students.values())):
+        assert (ROOT / config).is_file()
+
+
+def test_networks_that_learn_together(tmp_path: Path):
+    networks = [{"name": name, "config": "configs/paa_r50.py"} for name in ("big", "small")]
+    pair = {"networks": networks, "training": {"epochs": 5}}
+    params = load(tmp_path, changed("colearn", {"pair": pair}))
+    assert params.colearners() == ["pair.big", "pair.small"]
+    assert params.colearning_training("pair").epochs == 5
+    assert params.colearning_training("pair").lr == params.training.lr
+    for name in ("teacher", "first", "pair.big"):
+        params.require_model(name)
+    with pytest.raises(UserError, match=r"no model 'pair' .*there are: teacher, .*pair\.small"):
+        params.require_model("pair")
+    with pytest.raises(UserError, match=r"no co-learning 'pear' .*did you mean 'pair'"):
+        params.colearning("pear")

@@ -1,0 +1,498 @@
+"""The teacher pass and its store: what is written, continued, refused and noticed."""
+
+import errno
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+import tensorstore
+import torch
+import zarr
+from mmengine.logging import HistoryBuffer
+
+import pipeline.teacher_pass.run
+import pipeline.teacher_pass.shard_labeller
+from pipeline.data.coco import load_images, objects_digest
+from pipeline.data.dataset import load_data_info
+from pipeline.project.errors import UserError
+from pipeline.store.reader import LabelStore
+from pipeline.store.schema import MISSING
+from pipeline.teacher.make import make_teacher
+from pipeline.teacher_pass.labelling import load_teacher
+from pipeline.teacher_pass.run import precompute_labels
+
+
+@pytest.fixture
+def project(labelled, tmp_path):
+    return labelled.copy(tmp_path)
+
+
+def contents(store: Path) -> dict[str, np.ndarray]:
+    """Every array of a store, read by zarr-python."""
+    group = zarr.open_group(store, mode="r")
+    names = [f"views/{name}" for name, _ in group["views"].arrays()]
+    for bucket, place in group["buckets"].groups():
+        names += [f"buckets/{bucket}/{name}" for name, _ in place.arrays()]
+    return {name: group[name][:] for name in names}
+
+
+def assert_same_stores(one: Path, other: Path) -> None:
+    ours, theirs = contents(one), contents(other)
+    assert ours.keys() == theirs.keys()
+    for name, array in ours.items():
+        np.testing.assert_array_equal(array, theirs[name], err_msg=name)
+
+
+def test_fast_reads_equal_zarr_and_tensorstore(labelled) -> None:
+    store = LabelStore(labelled.paths.labels)
+    arrays = contents(labelled.paths.labels)
+    for bucket in store.layout.buckets:
+        name = f"buckets/{bucket.name}/assigned_gt"
+        independent = tensorstore.open(
+            {
+                "driver": "zarr3",
+                "kvstore": {"driver": "file", "path": str(labelled.paths.labels / name)},
+            },
+            read=True,
+        ).result()
+        np.testing.assert_array_equal(independent.read().result(), arrays[name])
+    table = store.layout.table
+    for view in range(len(table["row"])):
+        bucket = store.layout.buckets[table["bucket"][view]]
+        expected = arrays[f"buckets/{bucket.name}/assigned_gt"][table["row"][view]]
+        np.testing.assert_array_equal(store.assigned(view), expected)
+
+
+def test_the_view_table_names_every_view_of_every_image(labelled) -> None:
+    images = load_images(labelled.paths.data / "train.json")
+    table = LabelStore(labelled.paths.labels).layout.table
+    assert table["image_id"].tolist() == [image.image_id for image in images for _ in range(4)]
+    assert table["view"].tolist() == [0, 1, 2, 3] * len(images)
+    assert table["gt_digest"][::4].tolist() == [objects_digest(i.objects) for i in images]
+
+
+def test_an_interrupted_pass_continues_without_repeating_work(
+    project, labelled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(project.paths.labels)
+    look = pipeline.teacher_pass.shard_labeller.look
+    calls = 0
+
+    def interrupted(*args):
+        nonlocal calls
+        calls += 1
+        if calls == 9:
+            raise KeyboardInterrupt
+        return look(*args)
+
+    monkeypatch.setattr(pipeline.teacher_pass.shard_labeller, "look", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        precompute_labels(project.params, project.paths, replace=False)
+    assert LabelStore(project.paths.labels).missing_shards() == 12 - 4
+    calls = 100
+    precompute_labels(project.params, project.paths, replace=False)
+    assert calls - 100 == 16  # 8 shards of 8 views in batches of 4
+    assert_same_stores(project.paths.labels, labelled.paths.labels)
+
+
+def test_a_torn_shard_is_written_again(project, labelled) -> None:
+    group = zarr.open_group(project.paths.labels, mode="r+")
+    name = LabelStore(project.paths.labels).layout.buckets[0].name
+    group[f"buckets/{name}/complete"][1] = 0
+    torn = project.paths.labels / "buckets" / name / "assigned_gt/c/1/0"
+    torn.write_bytes(torn.read_bytes()[:50])
+    precompute_labels(project.params, project.paths, replace=False)
+    assert_same_stores(project.paths.labels, labelled.paths.labels)
+
+
+@pytest.mark.parametrize("content", [b"", b"(\xb5/\xfd", None], ids=["empty", "torn", "missing"])
+def test_a_torn_completion_flag_is_not_set(project, labelled, content: bytes | None) -> None:
+    name = LabelStore(project.paths.labels).layout.buckets[0].name
+    flag = project.paths.labels / "buckets" / name / "complete/c/1"
+    flag.write_bytes(content) if content is not None else flag.unlink()
+    assert LabelStore(project.paths.labels).missing_shards() == 1
+    precompute_labels(project.params, project.paths, replace=False)
+    assert_same_stores(project.paths.labels, labelled.paths.labels)
+
+
+@pytest.mark.parametrize("array", ["cls_scores", "tail_mean", "fallbacks"])
+def test_a_damaged_shard_is_made_again_alone(
+    project, labelled, monkeypatch, capsys, array: str
+) -> None:
+    name = LabelStore(project.paths.labels).layout.buckets[0].name
+    file = next(f for f in project.paths.labels.glob(f"buckets/{name}/{array}/c/1/**/*")
+                if f.is_file()) if array != "fallbacks" else (
+                    project.paths.labels / "buckets" / name / "fallbacks/c/1")  # fmt: skip
+    damage(file, "flip in a row" if array != "fallbacks" else "truncate")
+    look = pipeline.teacher_pass.shard_labeller.look
+    calls: list[int] = []
+
+    def counted(*args):
+        calls.append(1)
+        return look(*args)
+
+    monkeypatch.setattr(pipeline.teacher_pass.shard_labeller, "look", counted)
+    precompute_labels(project.params, project.paths, replace=False)
+    assert len(calls) == 2  # one shard of 8 views in batches of 4
+    assert f"shard is made again: {array}" in capsys.readouterr().err
+    assert_same_stores(project.paths.labels, labelled.paths.labels)
+
+
+def test_what_killed_runs_leave_is_removed(project, labelled) -> None:
+    store = project.paths.labels
+    half = store.with_name("labels.zarr.partial")
+    shutil.copytree(store / "views", half / "views")
+    store.rename(store.with_name("labels.zarr.old"))  # killed inside `--replace`
+    precompute_labels(project.params, project.paths, replace=False)
+    assert {file.name for file in store.parent.glob("labels.*")} == {
+        "labels.zarr", "labels.zarr.lock", "labels.json"}  # fmt: skip
+    assert_same_stores(store, labelled.paths.labels)
+
+
+def test_the_report_of_a_continued_pass_is_that_of_the_whole(project, monkeypatch) -> None:
+    """Seconds count all runs; the batches are those that the store was begun with."""
+    shutil.rmtree(project.paths.labels)
+    label_rows = pipeline.teacher_pass.shard_labeller.label_rows
+    sizes: list[int] = []
+
+    def slow(teacher, seen, soft):
+        sizes.append(len(seen.objects))
+        if len(sizes) == 5:
+            raise KeyboardInterrupt
+        time.sleep(0.2)
+        return label_rows(teacher, seen, soft)[0], 3
+
+    monkeypatch.setattr(pipeline.teacher_pass.shard_labeller, "label_rows", slow)
+    with pytest.raises(KeyboardInterrupt):
+        precompute_labels(project.params, project.paths, replace=False)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    project.change(labels={"batch_size": 8})
+    report = precompute_labels(project.params, project.paths, replace=False)
+    assert sizes == [4] * 25
+    assert report["fallback_objects"] == 24 * 3
+    assert report["seconds"] > 4 * 0.2
+    assert report["seconds"] == pytest.approx(96 / report["views_per_second"])
+    assert json.loads(project.paths.labels_report.read_text()) == report
+    # Killed after the last shard, before the report.
+    project.paths.labels_report.rename(project.paths.labels_report.with_suffix(".json.partial"))
+    again = precompute_labels(project.params, project.paths, replace=False)
+    assert again["fallback_objects"] == 24 * 3
+    assert again["seconds"] == pytest.approx(report["seconds"])
+
+
+def test_a_bucket_may_have_a_batch_size_of_its_own(project, labelled, monkeypatch) -> None:
+    labels = project.paths.labels
+    shutil.rmtree(labels)
+    label_rows = pipeline.teacher_pass.shard_labeller.label_rows
+    sizes: dict[str, set[int]] = {}
+
+    def noted(teacher, seen, soft):
+        sizes.setdefault("{}x{}".format(*seen.padded), set()).add(len(seen.objects))
+        return label_rows(teacher, seen, soft)
+
+    monkeypatch.setattr(pipeline.teacher_pass.shard_labeller, "label_rows", noted)
+    first, *others = (bucket.name for bucket in LabelStore(labelled.paths.labels).layout.buckets)
+    project.change(labels={"bucket_batch_sizes": {first: 2}})
+    precompute_labels(project.params, project.paths, replace=False)
+    assert sizes == {first: {2}} | {name: {4} for name in others}
+    assert LabelStore(labels).made_with["bucket_batch_sizes"] == {first: 2}
+
+
+def test_a_batch_size_of_a_bucket_that_is_not_there_is_refused(project) -> None:
+    project.change(labels={"bucket_batch_sizes": {"192x255": 2}})
+    with pytest.raises(UserError, match="no view is padded to 192x255.*did you mean '192x256'"):
+        precompute_labels(project.params, project.paths, replace=False)
+
+
+def test_the_report_of_another_store_does_not_count(project) -> None:
+    report = json.loads(project.paths.labels_report.read_text())
+    project.paths.labels_report.write_text(json.dumps(report | {"fingerprint": "x", "views": 5}))
+    assert precompute_labels(project.params, project.paths, replace=False)["views"] == 96
+
+
+@pytest.mark.parametrize("limit", [300, 3000], ids=["making the store", "writing a shard"])
+def test_a_full_disk_is_one_message(project, labelled, monkeypatch, limit: int) -> None:
+    """A limit on the size of files stands in for it: EFBIG instead of ENOSPC."""
+    store = project.paths.labels
+    # Loading a config writes a copy of it.
+    loaded = load_teacher(project.paths, load_data_info(project.paths))
+    monkeypatch.setattr(pipeline.teacher_pass.run, "load_teacher", lambda *_: loaded)
+    if limit == 3000:
+        group = zarr.open_group(store, mode="r+")
+        name = LabelStore(store).layout.buckets[0].name
+        group[f"buckets/{name}/complete"][1] = 0
+    else:
+        shutil.rmtree(store)
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, unlimited[1]))
+    try:
+        with pytest.raises(UserError) as error:
+            precompute_labels(project.params, project.paths, replace=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    assert f"can't write {store}: {os.strerror(errno.EFBIG)}; finished shards stay" in str(
+        error.value
+    )
+    assert "run `lad labels` again" in str(error.value)
+    precompute_labels(project.params, project.paths, replace=False)
+    assert_same_stores(store, labelled.paths.labels)
+
+
+def test_a_finished_store_is_left_alone(project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline.teacher_pass.shard_labeller, "look", None)
+    report = precompute_labels(project.params, project.paths, replace=False)
+    assert report == json.loads(project.paths.labels_report.read_text())
+
+
+def test_an_unfinished_store_trains_no_student(project) -> None:
+    from pipeline.students.train import train_student
+
+    group = zarr.open_group(project.paths.labels, mode="r+")
+    name = LabelStore(project.paths.labels).layout.buckets[0].name
+    group[f"buckets/{name}/complete"][1] = 0
+    with pytest.raises(UserError, match="lacks 1 of 12 shards; run `lad labels` to continue"):
+        train_student("lad", project.params, project.paths)
+
+
+def test_another_teacher_needs_replace(project) -> None:
+    before = contents(project.paths.labels)
+    file = project.paths.teacher / "weights.pth"
+    content = torch.load(file, weights_only=True)
+    content["state_dict"]["bbox_head.atss_cls.bias"] += 1
+    torch.save(content, file)
+    with pytest.raises(UserError, match=r"teacher.weights: expected \w+, found \w+") as error:
+        precompute_labels(project.params, project.paths, replace=False)
+    assert "--replace" in str(error.value)
+    assert all((array == before[name]).all() for name, array in
+               contents(project.paths.labels).items())  # fmt: skip
+    precompute_labels(project.params, project.paths, replace=True)
+    after = contents(project.paths.labels)
+    assert any((array != before[name]).any() for name, array in after.items())
+
+
+HOLD_THE_LOCK = """
+import fcntl, sys
+with open(sys.argv[1], "r+") as lock:
+    fcntl.lockf(lock, fcntl.LOCK_EX)
+    print(flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_second_writer_is_kept_out(project) -> None:
+    lock = project.paths.labels.with_name("labels.zarr.lock")
+    lock.write_text("pid 77 on a machine")
+    command = [sys.executable, "-c", HOLD_THE_LOCK, lock]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        with pytest.raises(UserError, match=r"\(pid 77 on a machine\) is writing the store"):
+            precompute_labels(project.params, project.paths, replace=False)
+        other.stdin.close()
+    precompute_labels(project.params, project.paths, replace=False)
+
+
+def test_loader_processes_that_outlive_a_kill_hold_no_lock(project) -> None:
+    reading, writing = os.pipe()
+    with pipeline.teacher_pass.run._only_writer(project.paths.labels):
+        child = os.fork()
+        if child == 0:
+            os.read(reading, 1)
+            os._exit(0)
+    command = [sys.executable, "-c", HOLD_THE_LOCK, project.paths.labels.with_suffix(".zarr.lock")]
+    subprocess.run(command, stdin=subprocess.DEVNULL, check=True, timeout=10)
+    os.write(writing, b".")
+    os.waitpid(child, 0)
+
+
+def damage(file: Path, how: str) -> None:
+    data = bytearray(file.read_bytes())
+    if how == "flip in a row":
+        data[10] ^= 4
+    elif how == "flip in the index":
+        data[-30] ^= 4
+    elif how == "truncate":
+        data = data[:-7]
+    file.write_bytes(data)
+    if how == "remove":
+        file.unlink()
+
+
+@pytest.mark.parametrize("how", ["flip in a row", "flip in the index", "truncate", "remove"])
+def test_damage_is_an_error_that_names_the_view(project, how: str) -> None:
+    store = LabelStore(project.paths.labels)
+    table = store.layout.table
+    view = int(np.flatnonzero((table["bucket"] == 1) & (table["row"] == 0))[0])
+    name = store.layout.buckets[1].name
+    damage(project.paths.labels / "buckets" / name / "assigned_gt/c/0/0", how)
+    expected = f"assigned_gt of view 0 of image {table['image_id'][view]} .*bucket {name}"
+    with pytest.raises(UserError, match=expected):
+        LabelStore(project.paths.labels).assigned(view)
+
+
+def test_a_row_that_was_never_written_is_an_error(project) -> None:
+    store = LabelStore(project.paths.labels)
+    group = zarr.open_group(project.paths.labels, mode="r+")
+    group[f"buckets/{store.layout.buckets[0].name}/assigned_gt"][0] = MISSING
+    view = int(np.flatnonzero(store.layout.table["bucket"] == 0)[0])
+    with pytest.raises(UserError, match="never written"):
+        LabelStore(project.paths.labels).assigned(view)
+
+
+def test_an_unknown_format_version_is_refused(project) -> None:
+    group = zarr.open_group(project.paths.labels, mode="r+")
+    group.attrs["format_version"] = 99
+    with pytest.raises(UserError, match="has format version 99, expected 3"):
+        LabelStore(project.paths.labels)
+
+
+def test_a_store_behind_a_url_is_read_alike(labelled) -> None:
+    memory = fsspec.filesystem("memory")
+    memory.put(str(labelled.paths.labels), "/far/labels.zarr", recursive=True)
+    local, remote = LabelStore(labelled.paths.labels), LabelStore("memory://far/labels.zarr")
+    remote.require_complete()
+    assert remote.fingerprint == local.fingerprint
+    assert remote.fallbacks() == local.fallbacks()
+    for name, column in local.layout.table.items():
+        np.testing.assert_array_equal(remote.layout.table[name], column)
+    for view in range(len(local)):
+        np.testing.assert_array_equal(remote.assigned(view), local.assigned(view))
+        for name, array in vars(local.soft(view)).items():
+            np.testing.assert_array_equal(getattr(remote.soft(view), name), array)
+
+
+def test_damage_behind_a_url_is_an_error_that_names_the_view(labelled) -> None:
+    memory = fsspec.filesystem("memory")
+    memory.put(str(labelled.paths.labels), "/damaged/labels.zarr", recursive=True)
+    url = "memory://damaged/labels.zarr"
+    bucket = LabelStore(url).layout.buckets[0].name
+    row = f"/damaged/labels.zarr/buckets/{bucket}/assigned_gt"
+    memory.pipe(f"{row}/c/0/0", b"x" + memory.cat(f"{row}/c/0/0")[1:])
+    view = int(np.flatnonzero(LabelStore(url).layout.table["bucket"] == 0)[0])
+    with pytest.raises(UserError, match=f"{url} is damaged: assigned_gt of view . of image"):
+        LabelStore(url).assigned(view)
+    memory.pipe(f"{row}/zarr.json", memory.cat(f"{row}/zarr.json").replace(b"-2", b"-1"))
+    with pytest.raises(UserError, match=f"not what was written: buckets/{bucket}/assigned_gt"):
+        LabelStore(url)
+
+
+def test_a_store_works_after_it_moved(project) -> None:
+    moved = project.folder / "elsewhere.zarr"
+    before = LabelStore(project.paths.labels).assigned(3)
+    project.paths.labels.rename(moved)
+    np.testing.assert_array_equal(LabelStore(moved).assigned(3), before)
+
+
+class TestTeacherCheckpoints:
+    """`teacher.checkpoint`: taken where it fits, refused with a reason where not."""
+
+    def test_one_that_fits_is_taken(self, project) -> None:
+        own = project.folder / "own.pth"
+        shutil.copy(project.paths.teacher / "weights.pth", own)
+        project.change(teacher={"checkpoint": str(own)})
+        assert make_teacher(project.params, project.paths)["checkpoint"] == str(own)
+        precompute_labels(project.params, project.paths, replace=False)  # the same fingerprint
+
+    def test_missing(self, project) -> None:
+        project.change(teacher={"checkpoint": "nowhere.pth"})
+        with pytest.raises(UserError, match="the checkpoint nowhere.pth does not exist"):
+            make_teacher(project.params, project.paths)
+
+    def test_no_checkpoint(self, project) -> None:
+        file = project.folder / "text.pth"
+        file.write_text("hello")
+        project.change(teacher={"checkpoint": str(file)})
+        with pytest.raises(UserError, match="checkpoint"):
+            make_teacher(project.params, project.paths)
+
+    def test_of_another_architecture(self, project) -> None:
+        file = project.folder / "other.pth"
+        torch.save({"state_dict": {"backbone.conv1.weight": torch.zeros(3)}}, file)
+        project.change(teacher={"checkpoint": str(file)})
+        with pytest.raises(UserError, match=r"do not fit the model .* is missing; .* more"):
+            make_teacher(project.params, project.paths)
+
+    def test_code_is_not_run(self, project) -> None:
+        ran = project.folder / "ran"
+        file = project.folder / "evil.pth"
+        torch.save({"state_dict": {}, "meta": Evil(ran)}, file)
+        project.change(teacher={"checkpoint": str(file)})
+        with pytest.raises(UserError, match="trust_checkpoint: true"):
+            make_teacher(project.params, project.paths)
+        assert not ran.exists()
+
+    def test_of_a_runner(self, project) -> None:
+        """mmengine saves its log history; with trust, such a checkpoint loads."""
+        runner_checkpoint = project.folder / "epoch_6.pth"
+        weights = torch.load(project.paths.teacher / "weights.pth", weights_only=True)
+        torch.save(
+            weights | {"message_hub": {"loss": HistoryBuffer([1.0], [1])}}, runner_checkpoint
+        )
+        project.change(teacher={"checkpoint": str(runner_checkpoint)})
+        with pytest.raises(UserError, match="HistoryBuffer.*trust_checkpoint"):
+            make_teacher(project.params, project.paths)
+        project.change(teacher={"trust_checkpoint": True})
+        make_teacher(project.params, project.paths)
+        precompute_labels(project.params, project.paths, replace=False)  # the same fingerprint
+
+
+class Evil:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.touch, (self.path,))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model = dict(type='RetinaNet')", "must hold a model of type 'PAA', found type 'Retina"),
+        ("epochs = 3", "must hold a model of type 'PAA', found no model"),
+        ("model = (", "can't be read"),
+        (None, "does not exist"),
+    ],
+    ids=["another detector", "no model", "broken", "missing"],
+)
+def test_configs_that_do_not_work(project, text: str | None, message: str) -> None:
+    file = project.folder / "config.py"
+    if text is not None:
+        file.write_text(text)
+    project.change(teacher={"config": str(file)})
+    with pytest.raises(UserError, match=message):
+        make_teacher(project.params, project.paths)
+
+
+def test_a_teacher_of_other_classes_is_refused(project) -> None:
+    file = project.paths.data / "data.json"
+    content = json.loads(file.read_text())
+    content["classes"] = content["classes"][:-1]
+    file.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="knows 10 classes, the data set has 9"):
+        precompute_labels(project.params, project.paths, replace=False)
+
+
+def test_a_config_of_mmdets_zoo_is_a_teacher_config() -> None:
+    import mmdet
+
+    from pipeline.detector.build import (
+        build_detector,
+        load_model_config,
+        prior_grid,
+        without_downloads,
+    )
+
+    file = Path(mmdet.__file__).parent / ".mim/configs/paa/paa_r50_fpn_1x_coco.py"
+    model = load_model_config(file, num_classes=3)
+    head = build_detector(without_downloads(model)).bbox_head
+    assert head.num_classes == 3
+    assert prior_grid(head).count((800, 1344)) == 22_400

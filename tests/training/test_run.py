@@ -1,0 +1,218 @@
+"""Students: what they learn from, what they refuse, and that they continue where they stopped."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from mmengine.hooks import Hook
+
+from pipeline.data.dataset import load_data_info
+from pipeline.detector.model_folder import load_model, read_weights
+from pipeline.evaluation.evaluate import evaluate
+from pipeline.loading.replay import ViewSampler
+from pipeline.project.errors import UserError
+from pipeline.students.train import train_student
+from pipeline.teacher_pass.run import view_dataset
+from pipeline.views.plan import view_plan
+from tests.conftest import with_hook
+
+
+def weights(project, name: str) -> dict[str, torch.Tensor]:
+    return read_weights(project.paths.model(name) / "weights.pth")
+
+
+def assert_equal_weights(one: dict, other: dict) -> None:
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.fixture
+def project(labelled, tmp_path):
+    return labelled.copy(tmp_path)
+
+
+def test_a_student_does_not_depend_on_its_workers(project) -> None:
+    found = []
+    for workers in (0, 2):
+        project.change(training={"workers": workers, "epochs": 1})
+        train_student("lad", project.params, project.paths)
+        found.append(weights(project, "lad"))
+    assert_equal_weights(*found)
+
+
+@pytest.mark.parametrize("method", ["paa", "lad"])
+def test_an_interrupted_training_continues_to_the_same_weights(
+    project, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_student(method, project.params, project.paths)
+    uninterrupted = weights(project, method)
+    steps = json.loads((project.paths.model(method) / "training.json").read_text())["steps"]
+    assert not project.paths.run(method).exists()
+
+    class Interrupt(Hook):
+        def after_train_iter(self, runner, *_, **__) -> None:
+            if runner.iter == steps // 2 + 1:
+                raise KeyboardInterrupt
+
+    with_hook(monkeypatch, Interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train_student(method, project.params, project.paths)
+    monkeypatch.undo()
+    train_student(method, project.params, project.paths)
+    assert_equal_weights(weights(project, method), uninterrupted)
+    record = json.loads((project.paths.model(method) / "training.json").read_text())
+    assert record["steps"] == steps == len(record["curves"]["loss"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "channels_last"),
+    [({}, not torch.cuda.is_available()), ({"channels_last": False}, False)],
+)
+def test_the_memory_format_of_a_training(
+    project, monkeypatch: pytest.MonkeyPatch, settings: dict, channels_last: bool
+) -> None:
+    project.change(training={"epochs": 1} | settings)
+    formats = set()
+
+    class Watch(Hook):
+        def after_train_iter(self, runner, *_, **__) -> None:
+            weight = runner.model.backbone.layer2[0].conv1.weight
+            state = runner.optim_wrapper.optimizer.state[weight]
+            formats.update(
+                one.is_contiguous(memory_format=torch.channels_last)
+                for one in (weight, state["exp_avg"], state["exp_avg_sq"])
+            )
+
+    with_hook(monkeypatch, Watch)
+    train_student("lad", project.params, project.paths)
+    assert formats == {channels_last}
+    assert all(one.is_contiguous() for one in weights(project, "lad").values())
+
+
+def test_a_seed_gives_the_same_first_weights_in_each_memory_format(project) -> None:
+    first = []
+    for channels_last in (True, False):
+        project.change(training={"epochs": 1, "channels_last": channels_last})
+        first.append(train_student("lad", project.params, project.paths)["curves"]["loss"][0])
+    assert first[0] == pytest.approx(first[1], rel=1e-4)
+
+
+def test_other_settings_start_anew(project) -> None:
+    train_student("lad", project.params, project.paths)
+    first = weights(project, "lad")
+    project.change(training={"seed": 1})
+    train_student("lad", project.params, project.paths)
+    second = weights(project, "lad")
+    assert not all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_trainings_that_begin_in_the_same_second_have_their_own_records(
+    project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.strftime", lambda *_: "20260101_000000")
+    first = train_student("lad", project.params, project.paths)
+    second = train_student("lad", project.params, project.paths)
+    assert second["steps"] == first["steps"] == len(second["curves"]["loss"])
+
+
+def test_a_student_is_an_ordinary_paa_checkpoint(project) -> None:
+    train_student("lad", project.params, project.paths)
+    detector, model = load_model(project.paths.model("lad"), "")
+    assert model.type == "PAA"
+    assert type(detector).__name__ == "PAA"
+    metrics = evaluate("lad", project.params, project.paths)
+    assert metrics["images"] == 8
+    assert 0 <= metrics["AP"] <= metrics["AP50"] <= 1
+    assert json.loads(project.paths.metrics("lad").read_text()) == metrics
+
+
+def test_no_teacher_is_needed(project) -> None:
+    shutil.rmtree(project.paths.teacher)
+    train_student("lad", project.params, project.paths)
+    assert (project.paths.model("lad") / "weights.pth").is_file()
+
+
+def test_every_image_shows_once_an_epoch_in_views_that_change(labelled) -> None:
+    dataset = view_dataset(load_data_info(labelled.paths), view_plan(labelled.params.views))
+    sampler = ViewSampler(dataset, seed=0)
+    epochs = []
+    for epoch in range(6):
+        sampler.set_epoch(epoch)
+        chosen = list(sampler)
+        assert sorted(view // 4 for view in chosen) == list(range(24))
+        epochs.append({view // 4: view % 4 for view in chosen})
+    sampler.set_epoch(0)
+    assert {view // 4: view % 4 for view in sampler} == epochs[0]
+    assert len({tuple(sorted(epoch.items())) for epoch in epochs}) == 6
+
+
+REFUSALS = [
+    pytest.param({"views": {"flips": ["none"]}}, r"views: expected .*, found", id="other views"),
+    pytest.param(
+        {"views": {"scales": [[256, 192], [180, 150]]}}, "views: expected", id="other scales"
+    ),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), REFUSALS)
+def test_a_store_of_other_views_is_refused(project, change: dict, message: str) -> None:
+    project.change(**change)
+    with pytest.raises(UserError, match=message) as error:
+        train_student("lad", project.params, project.paths)
+    assert "lad labels --replace" in str(error.value)
+    train_student("paa", project.change(training={"epochs": 1}).params, project.paths)
+
+
+def test_a_store_of_other_annotations_is_refused(project) -> None:
+    file = project.paths.data / "data.json"
+    content = json.loads(file.read_text())
+    content["train"]["annotations_digest"] = "other"
+    file.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"data.annotations: expected other, found [0-9a-f]{64}"):
+        train_student("lad", project.params, project.paths)
+
+
+def test_objects_that_moved_are_noticed(project) -> None:
+    # The digests in data.json stay: the check is that of each view's own objects.
+    file = project.paths.data / "train.json"
+    content = json.loads(file.read_text())
+    for annotation in content["annotations"]:
+        annotation["bbox"][0] += 1
+    file.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="the objects of image .* are not those"):
+        train_student("lad", project.params, project.paths)
+
+
+def test_other_priors_are_refused(project, tmp_path) -> None:
+    config = tmp_path / "other.py"
+    base = project.params.student("lad").config
+    config.write_text(
+        f"_base_ = {base!r}\n"
+        "model = dict(bbox_head=dict(anchor_generator=dict(octave_base_scale=4)))\n"
+    )
+    project.change(students={"lad": {"config": str(config), "method": "lad"}})
+    with pytest.raises(UserError, match=r"priors.scale: expected 4.0, found 8.0"):
+        train_student("lad", project.params, project.paths)
+
+
+def test_no_store(project) -> None:
+    shutil.rmtree(project.paths.labels)
+    with pytest.raises(UserError, match="there is no label store at .*; run `lad labels`"):
+        train_student("lad", project.params, project.paths)
+
+
+def test_mixed_precision_needs_a_gpu(project) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    with pytest.raises(UserError, match="mixed precision needs a GPU"):
+        train_student("lad", project.change(training={"amp": True}).params, project.paths)
+
+
+def test_an_error_in_a_loader_process_is_one_message(project) -> None:
+    for file in project.paths.labels.glob("buckets/*/assigned_gt/c/0/0"):
+        file.write_bytes(b"")
+    with pytest.raises(UserError) as error:
+        train_student("lad", project.change(training={"workers": 2}).params, project.paths)
+    assert str(error.value).startswith("the store ")
+    assert "Traceback" not in str(error.value)
