@@ -27,16 +27,15 @@ COMMANDS = {
     "labels": "Run the teacher over every view and write the label store.",
     "verify": "Check the label store, and some of its views with the teacher.",
     "store": "Print what a label store holds (`lad store info`).",
-    "student": "Train one student.",
+    "student": "Train one student from the store, or on its own.",
+    "online": "Train one student with its teacher in memory.",
     "colearn": "Train two networks together.",
     "evaluate": "Measure one detector on the validation images.",
     "compare": "Put all students in a table, with curves.",
-    "study": "Compare codings of the teacher's soft scores.",
-    "bench": "Measure what each part costs, against the alternatives.",
 }
 
 
-MANY_PROCESSES = ("teacher", "student", "colearn")
+MANY_PROCESSES = ("teacher", "student", "online", "colearn")
 """The commands that `torchrun` may start several processes of."""
 
 

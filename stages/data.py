@@ -6,8 +6,8 @@ from typing import Any
 import click
 
 from pipeline.ingest.prepare import prepare_data
-from pipeline.project.params_file import load_params
 from pipeline.project.paths import Paths
+from stages.params import load_params
 
 
 @click.command("data")
@@ -16,11 +16,13 @@ def command(obj: tuple[Path, Path]) -> None:
     """Check the data set, or make the built-in one."""
     params_file, out = obj
     paths = Paths(out)
-    info = prepare_data(load_params(params_file), paths)
-    for split in ("train", "val"):
-        click.echo(_report(split, info[split]))
-    click.echo(f"{len(info['classes'])} classes: {', '.join(info['classes'])}")
-    click.echo(f"wrote {paths.data / 'data.json'}")
+    params = load_params(params_file)
+    found = prepare_data(params.data, paths)
+    for name, split in found.items():
+        click.echo(_report(name, split))
+    classes = found["train"]["classes"]
+    click.echo(f"{len(classes)} classes: {', '.join(classes)}")
+    click.echo(f"wrote {' and '.join(str(paths.split(name)) for name in found)}")
 
 
 def _report(split: str, counts: dict[str, Any]) -> str:

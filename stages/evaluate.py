@@ -5,8 +5,8 @@ from pathlib import Path
 import click
 
 from pipeline.evaluation.evaluate import evaluate
-from pipeline.project.params_file import load_params
 from pipeline.project.paths import Paths
+from stages.params import load_params
 
 
 @click.command("evaluate")
@@ -19,6 +19,5 @@ def command(obj: tuple[Path, Path], name: str) -> None:
     """
     params_file, out = obj
     params = load_params(params_file)
-    params.require_model(name)
-    metrics = evaluate(name, params, Paths(out))
+    metrics = evaluate(name, params.evaluation, Paths(out))
     click.echo("  ".join(f"{key} {metrics[key]:.3f}" for key in ("AP", "AP50", "AP75")))

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import click
 
-from pipeline.project.params_file import load_params
 from pipeline.project.paths import Paths
-from pipeline.teacher_pass.run import precompute_labels
+from pipeline.teacher_pass.run import fill_store
+from stages.params import load_params
 
 
 @click.command("labels")
@@ -19,8 +19,8 @@ from pipeline.teacher_pass.run import precompute_labels
 def command(obj: tuple[Path, Path], replace: bool) -> None:
     """Run the teacher over every view and write the label store; continues what is unfinished."""
     params_file, out = obj
-    paths = Paths(out)
-    report = precompute_labels(load_params(params_file), paths, replace)
+    params, paths = load_params(params_file), Paths(out)
+    report = fill_store(params.labels, params.views, paths, replace)
     if report["views_per_second"] is not None:
         click.echo(
             f"{report['views']} views in {report['seconds']:.0f} s, "

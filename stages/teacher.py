@@ -4,9 +4,10 @@ from pathlib import Path
 
 import click
 
-from pipeline.project.params_file import load_params
 from pipeline.project.paths import Paths
 from pipeline.teacher.make import make_teacher
+from pipeline.training.run import describe_cost
+from stages.params import load_params
 
 
 @click.command("teacher")
@@ -14,13 +15,8 @@ from pipeline.teacher.make import make_teacher
 def command(obj: tuple[Path, Path]) -> None:
     """Train the teacher, or take a checkpoint that you have."""
     params_file, out = obj
-    paths = Paths(out)
-    record = make_teacher(load_params(params_file), paths)
-    if "checkpoint" in record:
-        click.echo(f"took {record['checkpoint']}")
-    else:
-        click.echo(
-            f"trained {record['steps']} steps, {record['seconds_per_step']:.2f} s a step, "
-            f"{record['total_seconds']:.0f} s in all"
-        )
-    click.echo(f"wrote {paths.teacher}")
+    params, paths = load_params(params_file), Paths(out)
+    record = make_teacher(params.teacher, params.views, paths)
+    taken = record.get("checkpoint")
+    lines = [f"took {taken}"] if taken else describe_cost(record)
+    click.echo("\n".join([*lines, f"wrote {paths.teacher}"]))

@@ -2,9 +2,8 @@
 
 import click
 
-from pipeline.project.params_file import load_params
 from pipeline.project.paths import Paths
-from pipeline.verification.verify import verify_labels
+from pipeline.verification.verify import checked_with, verify_labels
 
 SHOWN = 20
 
@@ -37,9 +36,13 @@ class Sample(click.ParamType):
 @click.pass_context
 def command(ctx: click.Context, sample: int | None, teacher: bool) -> None:
     """Check the label store: all of it for damage, and some views with the teacher."""
-    params_file, out = ctx.obj
+    _, out = ctx.obj
     paths = Paths(out)
-    found = verify_labels(load_params(params_file), paths, sample, teacher)
+    found = verify_labels(paths, sample, teacher)
+    here = checked_with()
+    click.echo(f"checked with {_versions(here)}")
+    if found.made_with and found.made_with != here:
+        click.echo(f"made with {_versions(found.made_with)}")
     if found.structure:
         counts = found.structure
         click.echo(
@@ -55,7 +58,7 @@ def command(ctx: click.Context, sample: int | None, teacher: bool) -> None:
         )
     for notice in found.notices:
         click.echo(f"note: {notice}")
-    click.echo(f"wrote {out / 'verify.json'}")
+    click.echo(f"wrote {paths.verification}")
     if found.problems:
         for problem in found.problems[:SHOWN]:
             click.echo(f"problem: {problem}", err=True)
@@ -68,3 +71,7 @@ def command(ctx: click.Context, sample: int | None, teacher: bool) -> None:
         )
         ctx.exit(1)
     click.echo(f"{found.store} is as it should be")
+
+
+def _versions(versions: dict[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items())

@@ -70,7 +70,7 @@ class Project:
 
     @property
     def params(self):
-        from pipeline.project.params_file import load_params
+        from stages.params import load_params
 
         return load_params(self.folder / "params.yaml")
 
@@ -89,6 +89,40 @@ class Project:
         file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | sections))
         return self
 
+    def check_data(self) -> dict[str, Any]:
+        """The stage `data`."""
+        from pipeline.ingest.prepare import prepare_data
+
+        return prepare_data(self.params.data, self.paths)
+
+    def make_teacher(self) -> dict[str, Any]:
+        """The stage `teacher`."""
+        from pipeline.teacher.make import make_teacher
+
+        return make_teacher(self.params.teacher, self.params.views, self.paths)
+
+    def fill_store(self, replace: bool = False) -> dict[str, Any]:
+        """The stage `labels`."""
+        from pipeline.teacher_pass.run import fill_store
+
+        return fill_store(self.params.labels, self.params.views, self.paths, replace)
+
+    def train(self, name: str) -> dict[str, Any]:
+        """The stage `student`, `online` or `colearn`, whichever has this name."""
+        from pipeline.colearning.train import train_colearn
+        from pipeline.online.train import train_online_student
+        from pipeline.students.train import train_student
+
+        params = self.params
+        for section, stage in (
+            (params.students, train_student),
+            (params.online, train_online_student),
+            (params.colearn, train_colearn),
+        ):
+            if name in section:
+                return stage(name, section[name], params.training, params.views, self.paths)
+        raise KeyError(name)
+
     def copy(self, folder: Path) -> "Project":
         """The same project with its results, free to be changed."""
         shutil.copytree(self.folder, folder, dirs_exist_ok=True)
@@ -98,7 +132,7 @@ class Project:
 def write_source(folder: Path, images: int = 24) -> None:
     """A COCO data set of digit scenes with several sizes, crowds and images without objects."""
     from pipeline.ingest.digits import write_digits
-    from pipeline.project.params import Digits
+    from pipeline.ingest.settings import Digits
 
     write_digits(
         folder,
@@ -118,28 +152,22 @@ def write_source(folder: Path, images: int = 24) -> None:
 @pytest.fixture(scope="session")
 def labelled(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project with data, teacher and labels; tests that change it work on a copy."""
-    from pipeline.ingest.prepare import prepare_data
-    from pipeline.teacher.make import make_teacher
-    from pipeline.teacher_pass.run import precompute_labels
-
     folder = tmp_path_factory.mktemp("project")
     (folder / "params.yaml").write_text(yaml.safe_dump(SETTINGS))
     write_source(folder / "source")
     project = Project(folder)
     project.change(data={"source": str(folder / "source")})
-    prepare_data(project.params, project.paths)
-    make_teacher(project.params, project.paths)
-    precompute_labels(project.params, project.paths, replace=False)
+    project.check_data()
+    project.make_teacher()
+    project.fill_store()
     return project
 
 
 @pytest.fixture(scope="session")
 def sampled(labelled: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The same with labels of sampled and cropped views."""
-    from pipeline.teacher_pass.run import precompute_labels
-
     project = labelled.copy(tmp_path_factory.mktemp("sampled")).replace(views=SAMPLED)
-    precompute_labels(project.params, project.paths, replace=True)
+    project.fill_store(replace=True)
     return project
 
 

@@ -1,4 +1,4 @@
-"""IoU of objects with boxes: of a grid of priors, or predicted.
+"""IoU of objects with boxes: those of a grid of priors, or predicted ones.
 
 The float32 operations on a number are those of `mmdet.structures.bbox.bbox_overlaps`, in their
 order, so that comparisons with a threshold or for equality come out alike.
@@ -10,23 +10,23 @@ of the view.
 import torch
 from torch import Tensor
 
+from pipeline.data.ground_truth import GroundTruth
 from pipeline.views.priors import Priors
 
 
-def prior_overlaps(boxes: Tensor, present: Tensor, priors: Priors) -> Tensor:
-    """IoU of every object with every prior, 0 for what is not present.
+def prior_ious(truth: GroundTruth, priors: Priors) -> Tensor:
+    """IoU of every object with every prior, 0 for what is not valid.
 
     What an object shares with a column and with a row is found once for each.
 
     Args:
-        boxes: (B, M, 4), anything where not present.
-        present: (B, M) bool.
+        truth: the objects.
         priors: of the images.
 
     Returns:
         (B, M, P).
     """
-    boxes = boxes.masked_fill(~present[..., None], 0)
+    boxes = truth.boxes.masked_fill(~truth.valid[..., None], 0)
     left, top, right, bottom = boxes[..., None].unbind(2)
     (lefts, rights), (tops, bottoms) = priors.sides
     widths = _shared_sides(left, right, lefts, rights)
@@ -45,20 +45,19 @@ def prior_overlaps(boxes: Tensor, present: Tensor, priors: Priors) -> Tensor:
     return _ratio(shared, areas)
 
 
-def best_overlap(predicted: Tensor, boxes: Tensor, present: Tensor) -> Tensor:
+def max_iou(predicted: Tensor, truth: GroundTruth) -> Tensor:
     """The highest IoU of each predicted box with an object of its image.
 
     Args:
         predicted: (B, P, 4).
-        boxes: (B, M, 4), anything where not present.
-        present: (B, M) bool.
+        truth: the objects.
 
     Returns:
         (B, P), 0 for an image without objects.
     """
-    if not boxes.shape[1]:
+    if not truth.boxes.shape[1]:
         return predicted.new_zeros(predicted.shape[:2])
-    boxes = boxes.masked_fill(~present[..., None], 0)
+    boxes = truth.boxes.masked_fill(~truth.valid[..., None], 0)
     left, top, right, bottom = boxes[:, :, None].unbind(-1)
     # As columns: a stride between the numbers of a coordinate makes each operation slower.
     lefts, tops, rights, bottoms = predicted.movedim(-1, 0).contiguous().unsqueeze(2)

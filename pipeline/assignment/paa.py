@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from pipeline.assignment.arrays import Array, arrays, library
-from pipeline.assignment.iou import prior_overlaps
+from pipeline.assignment.iou import prior_ious
 from pipeline.assignment.mixture import fit_arrays
+from pipeline.data.ground_truth import GroundTruth
 from pipeline.views.priors import Priors
 
 BACKGROUND = -1
@@ -26,7 +27,7 @@ TOP_K = 9
 
 
 def find_candidates(
-    priors: Priors, boxes: Tensor, present: Tensor, inside: Tensor | None = None
+    priors: Priors, truth: GroundTruth, valid_flags: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Which prior may learn which object: mmdet's `MaxIoUAssigner` with PAA's settings.
 
@@ -36,22 +37,21 @@ def find_candidates(
 
     Args:
         priors: of the images.
-        boxes: (B, M, 4), anything where not present.
-        present: (B, M) bool, false for padding and for crowds, which are not learnt.
-        inside: (B, P) bool, the priors of each image's own grid, where that is smaller; others
-            are no candidates (mmdet's valid flags).
+        truth: the objects; what is not valid is not learnt.
+        valid_flags: (B, P) bool, the priors of each image's own grid, where that is smaller; others
+            are no candidates.
 
     Returns:
         Image, prior and object of each candidate, (N,) int64 each, in order of prior and image.
     """
-    if not boxes.shape[1]:
-        nothing = torch.zeros(0, dtype=torch.int64, device=boxes.device)
+    if not truth.boxes.shape[1]:
+        nothing = torch.zeros(0, dtype=torch.int64, device=truth.boxes.device)
         return nothing, nothing, nothing
-    iou = prior_overlaps(boxes, present, priors)
-    if inside is not None:
-        iou.masked_fill_(~inside[:, None], -1)
-    # As its best is infinite, what is not present wants nothing.
-    best = iou.amax(2).masked_fill_(~present, torch.inf)
+    iou = prior_ious(truth, priors)
+    if valid_flags is not None:
+        iou.masked_fill_(~valid_flags[:, None], -1)
+    # As its best is infinite, what is not valid wants nothing.
+    best = iou.amax(2).masked_fill_(~truth.valid, torch.inf)
     found = iou.amax(1) >= POSITIVE_IOU
     image, prior, taken = _list_found(*arrays(iou, best, found))
     return torch.as_tensor(image), torch.as_tensor(prior), torch.as_tensor(taken)
@@ -65,7 +65,7 @@ def _list_found(
     Args:
         xp: numpy or torch, whose arrays these are.
         iou: (B, M, P).
-        best: (B, M) highest IoU of each object, infinite where not present.
+        best: (B, M) highest IoU of each object, infinite where not valid.
         found: (B, P) bool, the priors that overlap an object enough; others are added here.
     """
     far, small = xp.where(best < POSITIVE_IOU)
@@ -114,24 +114,18 @@ class Candidates:
 
 
 def list_candidates(
-    priors: Priors,
-    boxes: Tensor,
-    labels: Tensor,
-    present: Tensor,
-    inside: Tensor | None = None,
+    priors: Priors, truth: GroundTruth, valid_flags: Tensor | None = None
 ) -> Candidates:
     """What `find_candidates` finds, with what their cost depends on.
 
     Args:
         priors: of the images.
-        boxes: (B, M, 4), anything where not present.
-        labels: (B, M) int64.
-        present: (B, M) bool.
-        inside: (B, P) bool.
+        truth: the objects.
+        valid_flags: (B, P) bool, as for `find_candidates`.
     """
-    found = find_candidates(priors, boxes, present, inside)
+    found = find_candidates(priors, truth, valid_flags)
     _, image, prior, taken, levels, anchors, boxes, labels = arrays(
-        *found, priors.levels, priors.boxes, boxes, labels
+        *found, priors.levels, priors.boxes, truth.boxes, truth.labels
     )
     learnt = image, taken
     group = image * boxes.shape[1] + taken

@@ -18,22 +18,19 @@ from mmengine.model import BaseModel, ModuleList
 from torch import Tensor
 
 from pipeline.assignment.criterion import Criterion, choose_teachers
-from pipeline.detector.build import build_detector, preprocessing, prior_grid
+from pipeline.detector.build import build_detector, preprocessing
 from pipeline.detector.model_folder import load_weights, read_weights
 from pipeline.detector.preprocessor import with_few_copies
 from pipeline.heads.lad import ObjectnessLADHead
+from pipeline.heads.paa import HeadOutputs, candidate_costs, check_rule, prior_grid
 from pipeline.project.errors import UserError
-from pipeline.teacher_pass.teacher import Outputs, candidate_costs, check_rule
-from pipeline.training.batch_grid import level_shapes_of, own_grid
-from pipeline.training.online_assignment import (
+from pipeline.training.batch_assignment import (
     BatchAssignment,
+    assign_by_costs,
     batch_candidates,
-    choose,
-    chosen_assignment,
     count_fallbacks,
 )
-
-HeadOutputs = tuple[list[Tensor], list[Tensor], list[Tensor]]
+from pipeline.training.batch_grid import BatchGrid
 
 
 @dataclass(frozen=True)
@@ -118,7 +115,7 @@ class CoLAD(BaseModel):
             inputs: (B, 3, H, W) normalised images.
             data_samples: B samples, as the preprocessor leaves them.
         """
-        outputs = [one.bbox_head(one.extract_feat(inputs)) for one in self.networks]
+        outputs = [HeadOutputs(*one.bbox_head(one.extract_feat(inputs))) for one in self.networks]
         assignment = self.assign(outputs, data_samples)
         objects, crowds, metas = unpack_gt_instances(data_samples)
         found = count_fallbacks(assignment)
@@ -126,7 +123,7 @@ class CoLAD(BaseModel):
             self.names, self.networks, outputs, assignment.taught, strict=True
         ):
             losses = network.bbox_head.loss_by_feat(
-                *output, objects, metas, crowds, label_assignment_results=assignment.results
+                *output, objects, metas, crowds, label_assignment_results=assignment.labels
             )
             found |= {f"{name}.{key}": value for key, value in losses.items()}
             found[f"taught_by_{name}"] = taught
@@ -141,12 +138,11 @@ class CoLAD(BaseModel):
             data_samples: B samples, as the preprocessor leaves them.
         """
         heads = [network.bbox_head for network in self.networks]
-        shapes = level_shapes_of(outputs[0][0])
-        inside = own_grid(heads[0], data_samples, shapes, outputs[0][0][0].device)
-        candidates = batch_candidates(heads[0], data_samples, shapes, inside)
+        grid = BatchGrid.of(heads[0].grid, data_samples, outputs[0].device)
+        candidates = batch_candidates(data_samples, grid)
         costs = torch.stack(
             [
-                candidate_costs(head, Outputs(*output), candidates)
+                candidate_costs(head, output, candidates)
                 for head, output in zip(heads, outputs, strict=True)
             ]
         )
@@ -154,17 +150,13 @@ class CoLAD(BaseModel):
             costs,
             candidates.group,
             candidates.level,
-            len(shapes),
+            len(grid.grid.strides),
             self.criterion,
             self.per_level,
         )
         shared = costs.gather(0, teachers.of_candidate[None])[0]
-        positives = choose(heads[0], shared, candidates)
-        return SharedAssignment(
-            chosen_assignment(heads[0], candidates, positives.chosen, inside),
-            len(positives.fallbacks),
-            teachers.fractions,
-        )
+        assignment = assign_by_costs(heads[0].num_classes, shared, candidates, grid)
+        return SharedAssignment(assignment.labels, assignment.fallbacks, teachers.fractions)
 
 
 def learning_together(model: ConfigDict) -> ConfigDict:

@@ -1,6 +1,5 @@
 """Trains two networks together (CoLAD), and saves each as a model of its own."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,8 @@ import numpy as np
 from mmengine.config import ConfigDict
 
 from pipeline.colearning.network import CoLAD, learning_together
-from pipeline.data.dataset import load_data_info
+from pipeline.colearning.settings import CoLearning, Network
+from pipeline.data.dataset import load_split
 from pipeline.detector.build import build_detector, load_model_config, without_downloads
 from pipeline.detector.model_folder import (
     WEIGHTS,
@@ -17,30 +17,40 @@ from pipeline.detector.model_folder import (
     save_model,
     weights_digest,
 )
-from pipeline.project.params import Network, Params
 from pipeline.project.paths import Paths
 from pipeline.training.distributed import is_first
-from pipeline.training.run import train
+from pipeline.training.run import TrainingRun, train
+from pipeline.training.run_folder import discard_run
+from pipeline.training.settings import Training
 from pipeline.views.plan import view_plan
+from pipeline.views.settings import Views
 
 
-def train_colearn(name: str, params: Params, paths: Paths) -> dict[str, Any]:
-    """Train the networks of the co-learning `name` and write a model folder for each.
+def train_colearn(
+    name: str, settings: CoLearning, training: Training, views: Views, paths: Paths
+) -> dict[str, Any]:
+    """Train two networks together and write a model folder for each.
+
+    Args:
+        name: of the co-learning.
+        settings: which networks, and who teaches.
+        training: how students are trained, where it has no settings of its own.
+        views: which views there are.
+        paths: where the data are, and where the models go.
 
     Returns:
         What the training cost.
 
     Raises:
-        UserError: there is no such co-learning, data are missing, a checkpoint does not fit its
-            network, or the networks do not fit each other.
+        UserError: data are missing, a checkpoint does not fit its network, or the networks do not
+            fit each other.
     """
-    settings = params.colearning(name)
-    data = load_data_info(paths)
-    models = [load_model_config(net.config, len(data.classes)) for net in settings.networks]
+    split = load_split(paths, "train")
+    models = [load_model_config(net.config, len(split.classes)) for net in settings.networks]
     starts = [_start(*each) for each in zip(settings.networks, models, strict=True)]
-    run_folder = paths.run(f"colearn.{name}")
     names = [network.name for network in settings.networks]
-    state, cost = train(
+    training = settings.training.over(training)
+    run = TrainingRun(
         name=name,
         model=ConfigDict(
             type=CoLAD.__name__,
@@ -53,12 +63,14 @@ def train_colearn(name: str, params: Params, paths: Paths) -> dict[str, Any]:
             per_level=settings.per == "level",
             checkpoints=[start and start[0] for start in starts],
         ),
-        training=params.colearning_training(name),
-        plan=view_plan(params.views),
-        data=data,
-        run_folder=run_folder,
-        inputs_digest=str([start and start[1] for start in starts]),
+        training=training,
+        plan=view_plan(views),
+        split=split,
+        folder=paths.run(f"colearn.{name}"),
+        code=(__name__,),
+        inputs=[start and start[1] for start in starts],
     )
+    state, cost = train(run)
     for index, (network, model) in enumerate(zip(settings.networks, models, strict=True)):
         prefix = f"networks.{index}."
         own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
@@ -68,13 +80,15 @@ def train_colearn(name: str, params: Params, paths: Paths) -> dict[str, Any]:
             "labels": "shared",
             "assigner": "batched",
             "config": network.config,
+            "settings": settings.model_dump(mode="json", exclude={"training"})
+            | {"training": training.model_dump(mode="json"), "network": network.name},
             "parameters": sum(p.numel() for p in build_detector(model).parameters()),
             "curves": _own_curves(cost["curves"], network.name),
         }
         if is_first():
             save_model(paths.model(record["name"]), model, own, record)
     if is_first():
-        shutil.rmtree(run_folder)
+        discard_run(run.folder)
     return cost
 
 

@@ -42,12 +42,12 @@ def plot_curves(
         title: of the plot.
         label: what the values are.
     """
-    figure, axes = _figure(f"{title} (running mean)", "step", label)
+    figure, axes = new_figure(f"{title} (running mean)", "step", label)
     for i, (name, (steps, values)) in enumerate(curves.items()):
         window = len(values) // 50 * 2 + 1
         style = ("-", "--", ":", "-.")[i // COLOURS % 4]
         axes.plot(steps, smooth(values, window), style, label=name, linewidth=1.5)
-    return _png(figure)
+    return as_png(figure)
 
 
 def plot_ap(rows: Mapping[str, Sequence[float]]) -> bytes:
@@ -56,13 +56,13 @@ def plot_ap(rows: Mapping[str, Sequence[float]]) -> bytes:
     Args:
         rows: AP of each seed, by name; the first is on top.
     """
-    figure, axes = _figure("AP on the validation images", "AP", "")
+    figure, axes = new_figure("AP on the validation images", "AP", "")
     for place, values in enumerate(rows.values()):
         axes.barh(place, np.mean(values), height=0.6, color=f"C{place % COLOURS}", alpha=0.5)
         axes.plot(values, [place] * len(values), "o", color=f"C{place % COLOURS}", markersize=4)
     axes.set_yticks(range(len(rows)), list(rows))
     axes.invert_yaxis()
-    return _png(figure, legend=False)
+    return as_png(figure, legend=False)
 
 
 def plot_ap_over_time(rows: Mapping[str, Points]) -> bytes:
@@ -71,7 +71,7 @@ def plot_ap_over_time(rows: Mapping[str, Points]) -> bytes:
     Args:
         rows: minutes and AP of each seed, by name.
     """
-    figure, axes = _figure("AP over training time", "minutes of training", "AP")
+    figure, axes = new_figure("AP over training time", "minutes of training", "AP")
     for i, (name, points) in enumerate(rows.items()):
         axes.errorbar(
             np.mean(points.x),
@@ -83,33 +83,11 @@ def plot_ap_over_time(rows: Mapping[str, Points]) -> bytes:
             label=name,
         )
     axes.set_xlim(left=0)
-    return _png(figure)
+    return as_png(figure)
 
 
-def plot_codings(
-    points: Mapping[str, Sequence[tuple[float, float]]], bound: float, chosen: tuple[float, float]
-) -> bytes:
-    """How far codings mislead a student, over what they take; both on log scales.
-
-    Args:
-        points: bytes a view and error of the gradient of each coding, by the coding's tail.
-        bound: of the error, drawn as a line.
-        chosen: the point of the default, marked.
-    """
-    figure, axes = _figure(
-        "Codings of class probabilities, a PAA-trained student",
-        "bytes a view like COCO's",
-        "error of the gradient at the worst stage",
-    )
-    for i, (tail, found) in enumerate(points.items()):
-        axes.plot(*zip(*found, strict=True), "os^D*v"[i % 6], label=tail, alpha=0.8)
-    axes.plot(*chosen, "o", color="black", markersize=14, fillstyle="none", label="the default")
-    axes.axhline(bound, color="grey", linestyle="--", label=f"{bound:.0%}")
-    axes.set(xscale="log", yscale="log")
-    return _png(figure)
-
-
-def _figure(title: str, x: str, y: str) -> tuple[Figure, Axes]:
+def new_figure(title: str, x: str, y: str) -> tuple[Figure, Axes]:
+    """A figure with one pair of axes, and what is written at them."""
     # A Figure made without pyplot is drawn by Agg: it needs no display and no closing.
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
@@ -120,7 +98,8 @@ def _figure(title: str, x: str, y: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _png(figure: Figure, legend: bool = True) -> bytes:
+def as_png(figure: Figure, legend: bool = True) -> bytes:
+    """The figure as the content of a PNG file."""
     if legend and figure.axes[0].get_legend_handles_labels()[0]:
         figure.legend(loc="outside right upper", frameon=False)
     file = io.BytesIO()

@@ -2,12 +2,11 @@
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.project.errors import UserError
-from pipeline.project.params import Params
 from pipeline.project.paths import Paths, made_by
 
 T = TypeVar("T")
@@ -29,27 +28,36 @@ class Run:
 
 @dataclass(frozen=True)
 class Model:
-    """A row of the table; a metric is None where there is no object to measure."""
+    """A model that was trained and measured.
+
+    Attributes:
+        name: as in `Paths.model`.
+        method: of a student, or how two networks learnt together.
+        labels: `cached`, `online`, `own` for a paa, or `shared` in co-learning.
+        assigner: `batched` or `mmdet`: what fits mixtures in the step, for labels that are not
+            cached.
+        config: the mmdet config file.
+        metrics: by name; None where there is no object to measure.
+        run: what its training did and cost; None for a teacher that was not trained here.
+        settings: all of a student, its training's included; those of two seeds differ in the seed.
+    """
 
     name: str
     method: str
     labels: str
-    """`cached`, `online`, `own` for a paa, or `shared` in co-learning."""
     assigner: str
-    """`batched` or `mmdet`: what fits mixtures in the step, for labels that are not cached."""
     config: str
     metrics: Mapping[str, float | None]
     run: Run | None
-    """None for a teacher that was not trained here."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class TeacherPass:
-    """What filling the label store cost."""
+    """What filling the label store cost; no times for a store that came without its report."""
 
     views: int
     seconds: float | None
-    """None for a store that came without its report."""
     views_per_second: float | None
     bytes_on_disk: int
     bytes_per_view: float
@@ -76,7 +84,7 @@ def read_student(name: str, paths: Paths) -> Model:
     Raises:
         UserError: its record or its metrics are missing.
     """
-    about = ["method", "labels", "assigner", "config"]
+    about = ["method", "labels", "assigner", "config", "settings"]
     file = paths.model(name) / "training.json"
     content = _read(file, made_by(name), [*about, *_names(Run)])
     run = _pick(Run, content)
@@ -84,19 +92,19 @@ def read_student(name: str, paths: Paths) -> Model:
     return Model(name, **described, metrics=_read_metrics(name, paths), run=run)
 
 
-def read_teacher(params: Params, paths: Paths) -> Model:
+def read_teacher(paths: Paths) -> Model:
     """The teacher.
 
     Raises:
         UserError: its record or its metrics are missing.
     """
-    file = paths.model("teacher") / "training.json"
+    file = paths.teacher / "training.json"
+    content = _read(file, "lad teacher", ["config"])
     run = None
-    if "checkpoint" not in _read(file, "lad teacher", []):
-        content = _read(file, "lad teacher", _names(Run))
-        run = _pick(Run, content)
+    if "checkpoint" not in content:
+        run = _pick(Run, _read(file, "lad teacher", _names(Run)))
     metrics = _read_metrics("teacher", paths)
-    return Model("teacher", "paa", "own", "batched", params.teacher.config, metrics, run)
+    return Model("teacher", "paa", "own", "batched", content["config"], metrics, run)
 
 
 def _read_metrics(name: str, paths: Paths) -> dict[str, float | None]:

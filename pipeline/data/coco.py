@@ -7,6 +7,7 @@ the annotation file in its order, before any filter, so that an index into them 
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +61,17 @@ class AnnotatedImage:
 def load_images(file: Path) -> tuple[AnnotatedImage, ...]:
     """Read a checked annotation file, in file order; labels are positions in its categories.
 
+    A process parses a file once, however often it is asked for.
+
     Raises:
         UserError: the file is missing or is not COCO JSON.
     """
+    changed = file.stat().st_mtime_ns if file.is_file() else 0
+    return _load_images(file, changed)
+
+
+@lru_cache(maxsize=4)
+def _load_images(file: Path, changed: int) -> tuple[AnnotatedImage, ...]:
     content = read_coco(file)
     label_of = {category["id"]: i for i, category in enumerate(content["categories"])}
     by_image: dict[int, list[Record]] = {image["id"]: [] for image in content["images"]}
@@ -88,12 +97,6 @@ def objects_digest(objects: Objects) -> int:
     digest.update(objects.labels.astype("<i8").tobytes())
     digest.update(objects.crowd.astype("u1").tobytes())
     return int.from_bytes(digest.digest(), "little")
-
-
-def annotations_digest(annotations: Record) -> str:
-    """Sha256 of a COCO dict, as JSON with sorted keys."""
-    text = json.dumps(annotations, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def read_coco(file: Path) -> dict[str, list[Record]]:

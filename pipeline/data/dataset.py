@@ -1,4 +1,4 @@
-"""The checked data set, as the stage `data` leaves it for the others."""
+"""The checked data set, as the stage `data` leaves it for the others: a folder a split."""
 
 import json
 from dataclasses import dataclass
@@ -7,52 +7,50 @@ from pathlib import Path
 from pipeline.project.errors import UserError
 from pipeline.project.paths import Paths
 
+ANNOTATIONS = "annotations.json"
+INFO = "split.json"
+
 
 @dataclass(frozen=True)
-class SplitInfo:
-    """A checked split.
+class CheckedSplit:
+    """A split of the data set, checked.
 
     Attributes:
+        classes: names, in the order of the labels.
         annotations: the COCO file; `pipeline.data.coco.load_images` reads it.
         images_folder: the folder that its file names start from.
         annotations_digest: sha256 of the checked annotations.
         images_digest: sha256 over the names and contents of the image files.
     """
 
+    classes: tuple[str, ...]
     annotations: Path
     images_folder: Path
     annotations_digest: str
     images_digest: str
 
 
-@dataclass(frozen=True)
-class DataInfo:
-    """The checked data set; `classes` are in the order of the labels."""
+def load_split(paths: Paths, name: str) -> CheckedSplit:
+    """Read what the stage `data` left of a split.
 
-    classes: tuple[str, ...]
-    train: SplitInfo
-    val: SplitInfo
-
-
-def load_data_info(paths: Paths) -> DataInfo:
-    """Read what the stage `data` left.
+    Args:
+        paths: of the project.
+        name: `train` or `val`.
 
     Raises:
-        UserError: it has not run to its end, or its result is broken.
+        UserError: the stage has not run to its end, or its result is broken.
     """
-    file = paths.data / "data.json"
+    folder = paths.split(name)
+    file = folder / INFO
     try:
         content = json.loads(file.read_text())
-        train, val = (
-            SplitInfo(
-                annotations=paths.data / f"{split}.json",
-                images_folder=Path(content[split]["images_folder"]),
-                annotations_digest=content[split]["annotations_digest"],
-                images_digest=content[split]["images_digest"],
-            )
-            for split in ("train", "val")
+        return CheckedSplit(
+            classes=tuple(content["classes"]),
+            annotations=folder / ANNOTATIONS,
+            images_folder=Path(content["images_folder"]),
+            annotations_digest=content["annotations_digest"],
+            images_digest=content["images_digest"],
         )
-        return DataInfo(classes=tuple(content["classes"]), train=train, val=val)
     except FileNotFoundError:
         raise UserError(f"no {file}: the data set is not checked yet; run `lad data`") from None
     except (ValueError, KeyError, TypeError) as error:

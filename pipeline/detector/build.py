@@ -1,10 +1,8 @@
-"""PAA detectors from mmdet configs: what the pipeline reads from a config, and the networks."""
+"""Networks from mmdet configs, and what the pipeline reads from a config."""
 
 from pathlib import Path
 from typing import Any
 
-import torch
-from mmdet.models.dense_heads import PAAHead
 from mmdet.models.detectors import PAA
 from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
@@ -12,8 +10,8 @@ from mmengine.config import Config, ConfigDict
 
 import pipeline.heads.objectness  # noqa: F401  registers the head that configs name
 from pipeline.detector.preprocessor import with_few_copies
+from pipeline.heads.paa import require_paa
 from pipeline.project.errors import UserError
-from pipeline.views.priors import PriorGrid
 
 register_all_modules(init_default_scope=True)
 
@@ -35,9 +33,7 @@ def load_model_config(file: str | Path, num_classes: int | None = None) -> Confi
     except Exception as error:  # a config is Python code: it can raise anything
         raise UserError(f"the config {file} can't be read: {error}") from error
     model = config.get("model")
-    if not model or model.get("type") != "PAA" or "bbox_head" not in model:
-        found = f"type {model.get('type')!r}" if model else "no model"
-        raise UserError(f"the config {file} must hold a model of type 'PAA', found {found}")
+    require_paa(model, str(file))
     if num_classes is not None:
         model.bbox_head.num_classes = num_classes
     return model
@@ -62,27 +58,6 @@ def build_detector(model: ConfigDict) -> PAA:
     except (TypeError, KeyError, AssertionError, ValueError) as error:
         raise UserError(f"mmdet can't build the model of type {model.type!r}: {error}") from error
     return detector
-
-
-def prior_grid(head: PAAHead) -> PriorGrid:
-    """The grid of a head's priors.
-
-    Raises:
-        UserError: the head's anchors are not one square per cell, as PAA's are.
-    """
-    generator = head.prior_generator
-    strides = tuple(stride[0] for stride in generator.strides)
-    side = float(generator.base_anchors[0][0, 2] - generator.base_anchors[0][0, 0])
-    grid = PriorGrid(strides=strides, scale=side / strides[0])
-    probe = (3 * max(strides), 2 * max(strides))
-    anchors = generator.grid_priors(grid.level_shapes(probe), device="cpu")
-    ours = grid.priors(probe).boxes
-    if ours.shape != torch.cat(anchors).shape or not torch.equal(ours, torch.cat(anchors)):
-        raise UserError(
-            "the head's anchor generator must give one square anchor per cell, as PAA's does; "
-            f"found {generator}"
-        )
-    return grid
 
 
 def preprocessing(model: ConfigDict) -> dict[str, Any]:

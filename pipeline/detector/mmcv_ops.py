@@ -1,10 +1,16 @@
 """The ops of mmcv that detectors need, where mmcv has no compiled ones.
 
-`pipeline/__init__.py` puts them in the place of the module `mmcv._ext`: NMS from torchvision and
-the sigmoid focal loss in torch, on CPU and GPU. Every other op raises when it is called.
+`pipeline/__init__.py` puts them in the place of the module `mmcv._ext`: NMS and the deformable
+convolutions from torchvision and the sigmoid focal loss in torch, on CPU and GPU. Every other op
+raises when it is called.
+
+The deformable convolutions are version 1 (Dai et al., ICCV 2017, arXiv 1703.06211) and version 2
+(Zhu et al., CVPR 2019, arXiv 1811.11168), whose samples have weights, the mask. Their shapes:
+B images of C channels and H x W pixels; N channels of P x Q positions come out; the kernel has
+K x L taps and C / `group` channels; each of G deformable groups of channels has its own samples.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import NoReturn
 
@@ -12,6 +18,18 @@ import torch
 import torchvision
 from torch import Tensor
 from torch.nn.functional import logsigmoid
+
+# How mmcv calls the settings that torchvision's op has, by version.
+_SETTINGS_V1 = {
+    "stride": ("dH", "dW"),
+    "padding": ("padH", "padW"),
+    "dilation": ("dilationH", "dilationW"),
+}
+_SETTINGS_V2 = {
+    "stride": ("stride_h", "stride_w"),
+    "padding": ("pad_h", "pad_w"),
+    "dilation": ("dilation_h", "dilation_w"),
+}
 
 
 class MissingOpError(RuntimeError):
@@ -87,6 +105,171 @@ def _sample_weight(target: Tensor, weight: Tensor) -> Tensor:
     return torch.cat([weight.float(), weight.new_ones(1).float()])[target][:, None]
 
 
+def deform_conv_forward(
+    x: Tensor,
+    weight: Tensor,
+    offset: Tensor,
+    output: Tensor,
+    columns: Tensor,
+    ones: Tensor,
+    **settings: int,
+) -> None:
+    """The deformable convolution, version 1, written to `output`.
+
+    Args:
+        x: float (B, C, H, W).
+        weight: float (N, C / group, K, L).
+        offset: float (B, G * K * L * 2, P, Q), in pixels of `x`: how far the sample of a tap is
+            from the tap's place, first down and then right.
+        output: float (B, N, P, Q).
+        columns: room for the compiled op, not used.
+        ones: the same.
+        settings: `dH` and `dW` (the stride), `padH`, `padW`, `dilationH` and `dilationW`; the
+            others follow from the shapes.
+    """
+    output.copy_(_deform_conv(settings, x, weight, offset))
+
+
+def deform_conv_backward_input(
+    x: Tensor,
+    offset: Tensor,
+    grad_output: Tensor,
+    grad_input: Tensor,
+    grad_offset: Tensor,
+    weight: Tensor,
+    columns: Tensor,
+    **settings: int,
+) -> None:
+    """The derivatives by `x`, added to `grad_input`, and by the offset, written to `grad_offset`.
+
+    Of a sample exactly one pixel above or left of the image, where the slope jumps, the derivative
+    by the offset is that of moving into the image; the compiled op has 0 there.
+
+    The other arguments are those of `deform_conv_forward`; each gradient has its operand's shape.
+    """
+    by_x, _, by_offset = _deform_conv_grads(settings, grad_output, x, weight, offset)
+    grad_input += by_x
+    grad_offset.copy_(by_offset)
+
+
+def deform_conv_backward_parameters(
+    x: Tensor,
+    offset: Tensor,
+    grad_output: Tensor,
+    grad_weight: Tensor,
+    columns: Tensor,
+    ones: Tensor,
+    scale: float,
+    **settings: int,
+) -> None:
+    """The derivative by the weight times `scale`, added to `grad_weight`.
+
+    The other arguments are those of `deform_conv_forward`; each gradient has its operand's shape.
+    """
+    # The convolution is linear in its weight: the derivative is the same at any weight.
+    _, by_weight, _ = _deform_conv_grads(settings, grad_output, x, grad_weight, offset)
+    grad_weight += scale * by_weight
+
+
+def modulated_deform_conv_forward(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    ones: Tensor,
+    offset: Tensor,
+    mask: Tensor,
+    output: Tensor,
+    columns: Tensor,
+    *,
+    with_bias: bool,
+    **settings: int,
+) -> None:
+    """The deformable convolution, version 2, written to `output`.
+
+    Args:
+        x: float (B, C, H, W).
+        weight: float (N, C / group, K, L).
+        bias: float (N), or anything without `with_bias`.
+        ones: room for the compiled op, not used.
+        offset: float (B, G * K * L * 2, P, Q), as in `deform_conv_forward`.
+        mask: float (B, G * K * L, P, Q), a factor for each sample.
+        output: float (B, N, P, Q).
+        columns: room for the compiled op, not used.
+        with_bias: whether `bias` is added.
+        settings: `stride_h`, `stride_w`, `pad_h`, `pad_w`, `dilation_h` and `dilation_w`; the
+            others follow from the shapes.
+    """
+    output.copy_(_deform_conv(settings, x, weight, offset, mask, bias if with_bias else None))
+
+
+def modulated_deform_conv_backward(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    ones: Tensor,
+    offset: Tensor,
+    mask: Tensor,
+    columns: Tensor,
+    grad_input: Tensor,
+    grad_weight: Tensor,
+    grad_bias: Tensor,
+    grad_offset: Tensor,
+    grad_mask: Tensor,
+    grad_output: Tensor,
+    *,
+    with_bias: bool,
+    **settings: int,
+) -> None:
+    """The derivatives by `x`, weight and bias, added to what is there, and by offset and mask.
+
+    Those by offset and mask are written over what is there. The other arguments are those of
+    `modulated_deform_conv_forward`; each gradient has its operand's shape.
+    """
+    operands = [x, weight, offset, mask] + [bias] * with_bias
+    grads = _deform_conv_grads(settings, grad_output, *operands)
+    grad_input += grads[0]
+    grad_weight += grads[1]
+    grad_offset.copy_(grads[2])
+    grad_mask.copy_(grads[3])
+    if with_bias:
+        grad_bias += grads[4]
+
+
+def _deform_conv(
+    settings: Mapping[str, int],
+    x: Tensor,
+    weight: Tensor,
+    offset: Tensor,
+    mask: Tensor | None = None,
+    bias: Tensor | None = None,
+) -> Tensor:
+    """Either version, float (B, N, P, Q); torchvision has mmcv's order of the offsets.
+
+    Half precision is computed in float32, which is what torchvision does under autocast.
+    """
+    names = _SETTINGS_V1 if mask is None else _SETTINGS_V2
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    result: Tensor = torchvision.ops.deform_conv2d(
+        x.to(dtype),
+        offset.to(dtype),
+        weight.to(dtype),
+        mask=None if mask is None else mask.to(dtype),
+        bias=None if bias is None else bias.to(dtype),
+        **{name: tuple(settings[one] for one in pair) for name, pair in names.items()},
+    )
+    return result
+
+
+def _deform_conv_grads(
+    settings: Mapping[str, int], grad_output: Tensor, *operands: Tensor
+) -> Sequence[Tensor]:
+    """The derivatives by the operands of `_deform_conv`, each of its operand's shape."""
+    with torch.enable_grad():
+        leaves = [operand.detach().requires_grad_() for operand in operands]
+        output = _deform_conv(settings, *leaves)
+    return torch.autograd.grad(output, leaves, grad_output.to(output.dtype))
+
+
 def _missing(name: str) -> Callable[..., NoReturn]:
     """What stands for the op `name`: mmcv asks for it at import, and few models call it."""
     if name.startswith("__"):
@@ -112,6 +295,11 @@ def stand_in(name: str) -> ModuleType:
         nms=nms,
         sigmoid_focal_loss_forward=sigmoid_focal_loss_forward,
         sigmoid_focal_loss_backward=sigmoid_focal_loss_backward,
+        deform_conv_forward=deform_conv_forward,
+        deform_conv_backward_input=deform_conv_backward_input,
+        deform_conv_backward_parameters=deform_conv_backward_parameters,
+        modulated_deform_conv_forward=modulated_deform_conv_forward,
+        modulated_deform_conv_backward=modulated_deform_conv_backward,
         __getattr__=_missing,
     )
     return module

@@ -7,7 +7,6 @@ training cost. The folder appears whole or not at all.
 import hashlib
 import json
 import pickle
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from pipeline.detector.build import build_detector, load_model_config, without_downloads
 from pipeline.project.errors import UserError
+from pipeline.project.files import whole_folder
 
 CONFIG = "config.py"
 WEIGHTS = "weights.pth"
@@ -97,14 +97,10 @@ def save_model(
     folder: Path, model: ConfigDict, state: dict[str, Tensor], training: dict[str, Any]
 ) -> None:
     """Write a model folder, replacing the one that is there."""
-    building = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(building, ignore_errors=True)
-    building.mkdir(parents=True)
-    Config(dict(model=model)).dump(building / CONFIG)
-    torch.save({"state_dict": state}, building / WEIGHTS)
-    (building / TRAINING).write_text(json.dumps(training, indent=1))
-    shutil.rmtree(folder, ignore_errors=True)
-    building.rename(folder)
+    with whole_folder(folder) as building:
+        Config(dict(model=model)).dump(building / CONFIG)
+        torch.save({"state_dict": state}, building / WEIGHTS)
+        (building / TRAINING).write_text(json.dumps(training, indent=1))
 
 
 def load_model(folder: Path, remedy: str) -> tuple[PAA, ConfigDict]:

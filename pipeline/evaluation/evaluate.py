@@ -6,11 +6,12 @@ from typing import Any
 
 from mmengine.runner import Runner
 
-from pipeline.data.dataset import load_data_info
+from pipeline.data.dataset import load_split
 from pipeline.detector.build import without_downloads
 from pipeline.detector.model_folder import WEIGHTS, load_model
-from pipeline.project.errors import UserError
-from pipeline.project.params import Params
+from pipeline.evaluation.settings import Evaluation
+from pipeline.project.errors import UserError, did_you_mean
+from pipeline.project.files import write_whole
 from pipeline.project.paths import Paths, made_by
 
 METRICS = {
@@ -23,8 +24,13 @@ METRICS = {
 }
 
 
-def evaluate(name: str, params: Params, paths: Paths) -> dict[str, Any]:
-    """Measure the model `name` (see `Paths.model`) and write its metrics.
+def evaluate(name: str, settings: Evaluation, paths: Paths) -> dict[str, Any]:
+    """Measure a model on the validation images and write its metrics.
+
+    Args:
+        name: of the model; see `Paths.model`.
+        settings: how it is measured.
+        paths: where data and model are, and where the metrics go.
 
     Returns:
         COCO's average precisions in [0, 1]; -1 where no object has that size.
@@ -32,13 +38,14 @@ def evaluate(name: str, params: Params, paths: Paths) -> dict[str, Any]:
     Raises:
         UserError: data or model are missing, or the model has other classes.
     """
-    data = load_data_info(paths)
+    _require_known(name, paths)
+    split = load_split(paths, "val")
     folder = paths.model(name)
     detector, model = load_model(folder, made_by(name))
-    if detector.bbox_head.num_classes != len(data.classes):
+    if detector.bbox_head.num_classes != len(split.classes):
         raise UserError(
             f"the model in {folder} knows {detector.bbox_head.num_classes} classes, the data set "
-            f"has {len(data.classes)}: {', '.join(data.classes)}"
+            f"has {len(split.classes)}: {', '.join(split.classes)}"
         )
     with tempfile.TemporaryDirectory() as scratch:
         runner = Runner(
@@ -48,18 +55,18 @@ def evaluate(name: str, params: Params, paths: Paths) -> dict[str, Any]:
             work_dir=scratch,
             load_from=str(folder / WEIGHTS),
             test_dataloader=dict(
-                batch_size=params.evaluation.batch_size,
-                num_workers=params.evaluation.workers,
+                batch_size=settings.batch_size,
+                num_workers=settings.workers,
                 sampler=dict(type="DefaultSampler", shuffle=False),
                 dataset=dict(
                     type="CocoDataset",
-                    ann_file=str(data.val.annotations),
-                    data_prefix=dict(img=str(data.val.images_folder)),
-                    metainfo=dict(classes=data.classes),
+                    ann_file=str(split.annotations),
+                    data_prefix=dict(img=str(split.images_folder)),
+                    metainfo=dict(classes=split.classes),
                     test_mode=True,
                     pipeline=[
                         dict(type="LoadImageFromFile"),
-                        dict(type="Resize", scale=params.evaluation.scale, keep_ratio=True),
+                        dict(type="Resize", scale=settings.scale, keep_ratio=True),
                         dict(
                             type="PackDetInputs",
                             meta_keys=("img_id", "ori_shape", "img_shape", "scale_factor"),
@@ -68,9 +75,7 @@ def evaluate(name: str, params: Params, paths: Paths) -> dict[str, Any]:
                 ),
             ),
             test_cfg=dict(),
-            test_evaluator=dict(
-                type="CocoMetric", ann_file=str(data.val.annotations), metric="bbox"
-            ),
+            test_evaluator=dict(type="CocoMetric", ann_file=str(split.annotations), metric="bbox"),
             default_hooks=dict(logger=None, checkpoint=None),
             visualizer=dict(type="Visualizer", vis_backends=[]),
             log_level="ERROR",
@@ -79,7 +84,15 @@ def evaluate(name: str, params: Params, paths: Paths) -> dict[str, Any]:
     # Where nothing at all was detected, CocoMetric says nothing.
     metrics = {ours: float(found.get(f"coco/bbox_{theirs}", 0)) for ours, theirs in METRICS.items()}
     result: dict[str, Any] = metrics | {"images": len(runner.test_dataloader.dataset)}
-    file = paths.metrics(name)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(result, indent=1))
+    write_whole(paths.metrics(name), json.dumps(result, indent=1))
     return result
+
+
+def _require_known(name: str, paths: Paths) -> None:
+    """Refuse a name that is no model's."""
+    trained = sorted(folder.name for folder in paths.students.glob("*"))
+    if name != "teacher" and name not in trained:
+        raise UserError(
+            f"there is no model {name!r}{did_you_mean(name, ['teacher', *trained])}; there are: "
+            f"{', '.join(['teacher', *trained])}; `{made_by(name)}` trains one of params.yaml"
+        )

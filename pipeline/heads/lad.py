@@ -1,5 +1,7 @@
 """The head that learns a given assignment."""
 
+from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 from mmdet.models.dense_heads import LADHead
@@ -7,18 +9,24 @@ from mmdet.registry import MODELS
 from torch import Tensor
 
 from pipeline.heads.objectness import ObjectnessPAAHead
-from pipeline.training.batch_grid import by_prior
+from pipeline.heads.paa import by_prior, prior_grid
+from pipeline.views.priors import PriorGrid
 
 
 @MODELS.register_module()
 class ObjectnessLADHead(ObjectnessPAAHead, LADHead):
     """mmdet's `LADHead`, which may have an objectness; see `pipeline.heads.objectness`."""
 
+    @cached_property
+    def grid(self) -> PriorGrid:
+        """The grid of its priors."""
+        return prior_grid(self)
+
     def loss_by_feat(
         self,
-        cls_scores: list[Tensor],
-        bbox_preds: list[Tensor],
-        iou_preds: list[Tensor],
+        cls_scores: Sequence[Tensor],
+        bbox_preds: Sequence[Tensor],
+        iou_preds: Sequence[Tensor],
         *args: Any,
         **kwargs: Any,
     ) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ It needs no download, and detectors learn it on two CPU cores in minutes.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from pipeline.ingest.settings import Digits
 from pipeline.project.errors import UserError
-from pipeline.project.params import Digits
 
 Floats = npt.NDArray[np.float32]
 Box = tuple[int, int, int, int]  # x, y, width, height in pixels
 
+SPLITS = ("train", "val")
 SMALLEST_SIDE = 48  # of a scene, in pixels
 DIGIT_SIZES = (20, 96)  # the height of a digit in pixels, about
 MOST_DIGITS = 8
@@ -26,8 +28,8 @@ PLACES_TRIED = 25
 INK = 0.35  # the opacity from which a pixel counts as ink, hence lies in the box
 
 
-def write_digits(folder: Path, digits: Digits) -> None:
-    """Write the data set in COCO format: `train.json`, `val.json` and `images/{train,val}/*.jpg`.
+def write_digits(folder: Path, digits: Digits, splits: Sequence[str] = SPLITS) -> None:
+    """Write the data set in COCO format: `SPLIT.json` and `images/SPLIT/*.jpg` of each split.
 
     A scene depends on the seed, its split and its number alone. No handwritten digit is in both
     splits.
@@ -35,6 +37,7 @@ def write_digits(folder: Path, digits: Digits) -> None:
     Args:
         folder: an empty folder, or one to be made.
         digits: the number of scenes, their sizes (taken in turn) and the seed.
+        splits: which of `SPLITS` to write.
 
     Raises:
         UserError: a size is too small to hold digits.
@@ -50,11 +53,11 @@ def write_digits(folder: Path, digits: Digits) -> None:
 
     known = load_digits()
     glyphs = (known.images / 16).astype(np.float32)
-    for number, (split, scenes) in enumerate(
-        [("train", digits.train_images), ("val", digits.val_images)]
-    ):
+    counts = {"train": digits.train_images, "val": digits.val_images}
+    for split in splits:
+        number = SPLITS.index(split)
         own = slice(number, None, 2)
-        _write_split(folder, split, number, scenes, digits, glyphs[own], known.target[own])
+        _write_split(folder, split, number, counts[split], digits, glyphs[own], known.target[own])
 
 
 def _write_split(

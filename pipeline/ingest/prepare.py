@@ -1,74 +1,55 @@
 """Makes the checked data set: the work of the stage `data`."""
 
 import json
-import shutil
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from pipeline.data.coco import annotations_digest
-from pipeline.ingest.coco_check import CheckedSplit, check_same_classes, check_split
-from pipeline.ingest.digits import write_digits
+from pipeline.data.dataset import ANNOTATIONS, INFO
+from pipeline.ingest.check import CheckResult, check_same_classes, check_split
+from pipeline.ingest.digits import SPLITS, write_digits
+from pipeline.ingest.settings import BUILT_IN_DATA, Data
+from pipeline.project.digests import digest
 from pipeline.project.errors import UserError
-from pipeline.project.params import BUILT_IN_DATA, Params, Split
+from pipeline.project.files import whole_folder
 from pipeline.project.paths import Paths
 
 
-def prepare_data(params: Params, paths: Paths) -> dict[str, Any]:
-    """Check the data set, or make the built-in one and check it, and write `paths.data`.
+def prepare_data(settings: Data, paths: Paths) -> dict[str, dict[str, Any]]:
+    """Check the data set, or make the built-in one and check it; write a folder for each split.
 
-    The folder is made beside its final place and takes it when it is complete, so an interrupted
-    run leaves no half of it.
+    The folders appear when both splits are checked, so an interrupted run leaves no half of them.
 
     Returns:
-        The content of `data.json`: the classes and, per split, the folder of the images, digests
+        By split the content of its `split.json`: the classes, the folder of the images, digests
         and counts.
 
     Raises:
         UserError: the data set is missing or has problems.
     """
-    new = paths.data.with_name(f"{paths.data.name}.partial")
-    _remove(new)
-    new.mkdir(parents=True)
-    try:
-        info = _write(params, paths, new)
-    except BaseException:
-        _remove(new)
-        raise
-    # Renamed before it is removed: a folder that is half removed could pass for a complete one.
-    old = paths.data.with_name(f"{paths.data.name}.old")
-    _remove(old)
-    if paths.data.exists():
-        paths.data.rename(old)
-    new.rename(paths.data)
-    _remove(old)
-    return info
-
-
-def _write(params: Params, paths: Paths, new: Path) -> dict[str, Any]:
-    """Write the content of `paths.data` to the folder `new`."""
-    settings = params.data
-    splits = {"train": settings.train, "val": settings.val}
-    if settings.source == BUILT_IN_DATA:
-        source, final_source = new / "source", paths.data / "source"
-        write_digits(source, settings.digits)
-        splits = {
-            name: Split(annotations=f"{name}.json", images="images") for name in ("train", "val")
-        }
-    else:
-        source = final_source = _source_folder(settings.source, paths)
-
-    checked = {
-        name: check_split(source / split.annotations, source / split.images, settings.problems)
-        for name, split in splits.items()
-    }
-    check_same_classes(checked["train"], checked["val"])
-
-    info: dict[str, Any] = {"classes": list(checked["train"].classes)}
-    for name, split in checked.items():
-        (new / f"{name}.json").write_text(json.dumps(split.annotations))
-        info[name] = _describe(split, final_source / splits[name].images)
-    (new / "data.json").write_text(json.dumps(info, indent=2) + "\n")
-    return info
+    source = None if settings.source == BUILT_IN_DATA else _source_folder(settings.source, paths)
+    with ExitStack() as stack:
+        new = {name: stack.enter_context(whole_folder(paths.split(name))) for name in SPLITS}
+        checked: dict[str, CheckResult] = {}
+        images: dict[str, Path] = {}
+        for name, folder in new.items():
+            if source:
+                files = getattr(settings, name)
+                images[name] = source / files.images
+                annotations = source / files.annotations
+                checked[name] = check_split(annotations, images[name], settings.problems)
+            else:
+                write_digits(folder, settings.digits, [name])
+                images[name] = paths.split(name) / "images"
+                annotations = folder / f"{name}.json"
+                checked[name] = check_split(annotations, folder / "images", settings.problems)
+                annotations.unlink()
+        check_same_classes(checked["train"], checked["val"])
+        found = {name: _describe(checked[name], images[name]) for name in new}
+        for name, folder in new.items():
+            (folder / ANNOTATIONS).write_text(json.dumps(checked[name].annotations))
+            (folder / INFO).write_text(json.dumps(found[name], indent=2) + "\n")
+    return found
 
 
 def _source_folder(source: str, paths: Paths) -> Path:
@@ -86,10 +67,11 @@ def _source_folder(source: str, paths: Paths) -> Path:
     return folder
 
 
-def _describe(split: CheckedSplit, images: Path) -> dict[str, Any]:
+def _describe(split: CheckResult, images: Path) -> dict[str, Any]:
     return {
+        "classes": list(split.classes),
         "images_folder": _portable(images),
-        "annotations_digest": annotations_digest(split.annotations),
+        "annotations_digest": digest(split.annotations),
         "images_digest": split.images_digest,
         "images": split.images,
         "objects": split.objects,
@@ -106,8 +88,3 @@ def _portable(folder: Path) -> str:
     if ".." not in path.parts and path.is_relative_to(Path.cwd()):
         return path.relative_to(Path.cwd()).as_posix()
     return folder.resolve().as_posix()
-
-
-def _remove(folder: Path) -> None:
-    if folder.exists():
-        shutil.rmtree(folder)

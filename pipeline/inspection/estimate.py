@@ -1,27 +1,35 @@
 """What a teacher pass will write and cost, and when it pays."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.comparison.compare import BreakEven, break_even
 from pipeline.comparison.records import Model, Run, TeacherPass
-from pipeline.comparison.report import BreakEven, break_even, duration
-from pipeline.inspection.probe import (
+from pipeline.ingest.settings import Data
+from pipeline.inspection.sample_pass import (
     BatchCost,
     find_data,
     find_teacher,
     index_bytes,
-    probe_teacher,
     read_images,
+    sample_pass,
 )
+from pipeline.project.files import bytes_on_disk
 from pipeline.project.machine import machine
-from pipeline.project.params import Params
 from pipeline.project.paths import Paths
+from pipeline.project.text import duration, markdown_table
 from pipeline.store.schema import ASSIGNED_GT, Bucket, StoreLayout, plan_store
 from pipeline.store.writer import StoreWriter
+from pipeline.students.settings import Student
+from pipeline.teacher.settings import TeacherSettings
+from pipeline.teacher_pass.settings import Labels
+from pipeline.training.settings import Training
 from pipeline.views.plan import ViewPlan, view_plan
+from pipeline.views.priors import PaddedViews
+from pipeline.views.settings import Views
 
 ENOUGH = 8
 """Views of a bucket whose mean stands for the bucket; with fewer, that of all views by prior."""
@@ -35,13 +43,13 @@ class BucketEstimate:
 
     Attributes:
         bucket: its padded size, views and priors.
-        probed: how many of its views the probe has seen.
+        sampled: how many of its views the sample has.
         bytes_on_disk: by array, indexes of shards included; empty where not known.
         seconds: None where not known.
     """
 
     bucket: Bucket
-    probed: int
+    sampled: int
     bytes_on_disk: dict[str, float]
     seconds: float | None
 
@@ -56,7 +64,7 @@ class Estimate:
         plan: the view plan.
         buckets: in order of height and width.
         overhead: bytes of the store before any shard is written.
-        asked: whose answers the probe has seen.
+        teacher: what the sample was made with.
         missing: what is not known, and why.
         pays: None without a cached student; its seconds are 0 where the time is not known.
     """
@@ -66,7 +74,7 @@ class Estimate:
     plan: ViewPlan
     buckets: list[BucketEstimate]
     overhead: int
-    asked: str
+    teacher: str
     missing: list[str]
     pays: BreakEven | None
 
@@ -114,45 +122,56 @@ def _pass_seconds(buckets: Sequence[BucketEstimate]) -> float | None:
     return _total([one.seconds for one in buckets], buckets)
 
 
-def estimate(
-    params: Params, paths: Paths, config: str | None, views: int, seconds: float
-) -> Estimate:
-    """Count views, and ask a teacher for some of them to see what they cost.
+@dataclass(frozen=True)
+class PassSettings:
+    """The sections of the settings that a pass depends on, and those who will learn from it."""
 
-    Without a trained teacher the probe runs its config with random weights. That tells the time,
-    and about the size of assignments: random boxes are about the priors, so that overlap with
-    the objects decides. It tells nothing of soft scores.
+    data: Data
+    views: Views
+    teacher: TeacherSettings
+    labels: Labels
+    training: Training
+    students: Mapping[str, Student]
+
+
+def estimate(
+    settings: PassSettings, paths: Paths, config: str | None, views: int, seconds: float
+) -> Estimate:
+    """Count views, and have a teacher label some of them to see what they cost.
+
+    Without a trained teacher its config is used with random weights. That tells the time, and about
+    the size of assignments: random boxes are about the priors, so that their IoU with the objects
+    decides. It tells nothing of soft scores.
 
     Args:
-        params: the settings.
+        settings: of the pass.
         paths: where data and teacher are, if they are there yet.
         config: an mmdet config to take with random weights in place of the teacher.
-        views: to probe, about.
-        seconds: after which the probe ends.
+        views: of the sample, about.
+        seconds: after which the sample ends.
 
     Raises:
         UserError: there is no annotation file, or a config, checkpoint or teacher is broken.
     """
     missing = []
-    with find_data(params, paths) as data:
-        images = read_images(data)
-        asked = find_teacher(params, paths, data, config)
-        plan = view_plan(params.views)
+    labels = settings.labels
+    with find_data(settings.data, paths) as train:
+        images = read_images(train)
+        teacher = find_teacher(settings.teacher, labels, paths, train, config)
+        plan = view_plan(settings.views)
         layout = plan_store(
             images,
-            plan,
-            asked.teacher.grid,
-            asked.divisor,
-            params.labels.shard_rows,
-            len(data.classes) if params.labels.soft else 0,
+            PaddedViews(plan, teacher.teacher.grid, teacher.divisor),
+            labels.shard_rows,
+            len(train.classes) if labels.soft else 0,
         )
         costs: list[BatchCost] = []
-        file = data.train.images_folder / images[0].file_name
+        file = train.images_folder / images[0].file_name
         if file.is_file():
-            costs = probe_teacher(asked, data, images, plan, params.labels, views, seconds)
+            costs = sample_pass(teacher, train, images, plan, labels, views, seconds)
         else:
             missing.append(f"times and sizes: there is no image {file} to show the teacher")
-    if params.labels.soft and not asked.trained:
+    if labels.soft and not teacher.trained:
         missing.append("size of soft scores: only a trained teacher can tell")
         costs = [_without_soft(cost) for cost in costs]
     buckets = _spread(layout, costs)
@@ -162,9 +181,9 @@ def estimate(
         plan=plan,
         buckets=buckets,
         overhead=_overhead(layout),
-        asked=asked.name,
+        teacher=teacher.name,
         missing=missing,
-        pays=_pays(params, len(images), len(plan), _pass_seconds(buckets) or 0),
+        pays=_pays(settings, len(images), len(plan), _pass_seconds(buckets) or 0),
     )
 
 
@@ -173,7 +192,7 @@ def _without_soft(cost: BatchCost) -> BatchCost:
 
 
 def _spread(layout: StoreLayout, costs: Sequence[BatchCost]) -> list[BucketEstimate]:
-    """From the views that were probed to those of all buckets, in proportion to their priors."""
+    """From the views of the sample to those of all buckets, in proportion to their priors."""
     if not costs:
         return [BucketEstimate(bucket, 0, {}, None) for bucket in layout.buckets]
     priors = {bucket.padded: bucket.priors for bucket in layout.buckets}
@@ -183,8 +202,8 @@ def _spread(layout: StoreLayout, costs: Sequence[BatchCost]) -> list[BucketEstim
     found = []
     for bucket in layout.buckets:
         own = [cost for cost in costs if cost.padded == bucket.padded]
-        probed = sum(cost.views for cost in own)
-        some = own if probed >= ENOUGH else costs
+        sampled = sum(cost.views for cost in own)
+        some = own if sampled >= ENOUGH else costs
         own_timed = [cost for cost in timed if cost.padded == bucket.padded]
         seconds = all_seconds
         if sum(cost.views for cost in own_timed) >= ENOUGH:
@@ -192,7 +211,7 @@ def _spread(layout: StoreLayout, costs: Sequence[BatchCost]) -> list[BucketEstim
         found.append(
             BucketEstimate(
                 bucket,
-                probed,
+                sampled,
                 {
                     name: bucket.priors * _per(some, [cost.sizes[name] for cost in some], priors)
                     + bucket.shards(layout.shard_rows)
@@ -218,14 +237,14 @@ def _overhead(layout: StoreLayout) -> int:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "empty.zarr"
         StoreWriter.create(path, layout, {})
-        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        return bytes_on_disk(path)
 
 
-def _pays(params: Params, images: int, plan: int, seconds: float) -> BreakEven | None:
+def _pays(settings: PassSettings, images: int, plan: int, seconds: float) -> BreakEven | None:
     """By the rule of the comparison, for the students of the settings."""
     students = []
-    for name, student in params.students.items():
-        training = params.student_training(name)
+    for name, student in settings.students.items():
+        training = student.training.over(settings.training)
         run = Run(0, training.epochs, images, training.batch_size, 0.0, 0.0)
         about = (student.method, student.labels_from, student.assigner, student.config)
         students.append(Model(name, *about, metrics={}, run=run))
@@ -234,36 +253,42 @@ def _pays(params: Params, images: int, plan: int, seconds: float) -> BreakEven |
     return break_even(students, TeacherPass(views, seconds, rate, 0, 0.0))
 
 
+COLUMNS = (
+    *("padded (height x width)", ">priors", ">views", ">sampled"),
+    *(">assignment, bytes a view", ">soft scores, bytes a view", ">ms a view"),
+)
+
+
 def describe(found: Estimate) -> str:
     """The estimate as text."""
     lines = [
         f"{found.images:,} images with {found.objects:,} objects, {len(found.plan)} views of each: "
         f"{found.views:,} views in {len(found.buckets)} buckets",
         "",
-        "| padded (height x width) | priors | views | probed | assignment, bytes a view "
-        "| soft scores, bytes a view | ms a view |",
-        "|---|--:|--:|--:|--:|--:|--:|",
     ]
     largest = sorted(found.buckets, key=lambda one: one.bucket.rows, reverse=True)
-    lines += [_row(one) for one in largest[:SHOWN]]
+    lines += markdown_table(COLUMNS, map(_cells, largest[:SHOWN]))
     if len(largest) > SHOWN:
         views = sum(one.bucket.rows for one in largest[SHOWN:])
         lines.append(f"and {len(largest) - SHOWN} more buckets with {views:,} views")
-    probed = sum(one.probed for one in found.buckets)
-    lines += ["", f"probe: {probed} views, with {found.asked}, on {machine()['device']}"]
+    sampled = sum(one.sampled for one in found.buckets)
+    lines += ["", f"sample: {sampled} views, with {found.teacher}, on {machine()['device']}"]
     lines += [f"not known: {what}" for what in found.missing]
     return "\n".join([*lines, "", *_totals(found)]) + "\n"
 
 
-def _row(one: BucketEstimate) -> str:
+def _cells(one: BucketEstimate) -> list[Any]:
     assignment = one.bytes_on_disk.get(ASSIGNED_GT)
     soft = sum(one.bytes_on_disk.values()) - (assignment or 0)
-    cells: list[Any] = [one.bucket.name, f"{one.bucket.priors:,}", f"{one.bucket.rows:,}"]
-    cells.append(one.probed)
-    cells.append("-" if assignment is None else f"{assignment:,.0f}")
-    cells.append(f"{soft:,.0f}" if soft else "-")
-    cells.append("-" if one.seconds is None else f"{one.seconds * 1e3:,.1f}")
-    return f"| {' | '.join(map(str, cells))} |"
+    return [
+        one.bucket.name,
+        f"{one.bucket.priors:,}",
+        f"{one.bucket.rows:,}",
+        one.sampled,
+        "-" if assignment is None else f"{assignment:,.0f}",
+        f"{soft:,.0f}" if soft else "-",
+        "-" if one.seconds is None else f"{one.seconds * 1e3:,.1f}",
+    ]
 
 
 def _totals(found: Estimate) -> list[str]:

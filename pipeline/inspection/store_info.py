@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.store.fingerprint import digest
+from pipeline.project.digests import digest
+from pipeline.project.files import bytes_on_disk
+from pipeline.project.text import markdown_table
 from pipeline.store.reader import LabelStore
-from pipeline.store.schema import ASSIGNED_GT, BACKGROUND, Bucket, Shard
+from pipeline.store.schema import ASSIGNED_GT, BACKGROUND, Shard
 
 SAMPLE = 4096
 """Views whose assignments are read, at most."""
@@ -31,7 +33,7 @@ class ArraySize:
 
 
 @dataclass(frozen=True)
-class Positives:
+class PositiveCounts:
     """How many priors learn objects, in some views of the store.
 
     Attributes:
@@ -62,7 +64,7 @@ class Summary:
     complete_views: list[int]
     sizes: dict[str, ArraySize]
     total: int | None
-    positives: Positives | None
+    positives: PositiveCounts | None
 
 
 def summarise(path: Path | str) -> Summary:
@@ -84,7 +86,7 @@ def summarise(path: Path | str) -> Summary:
         store=store,
         complete_views=views,
         sizes=_sizes(local, store, shards) if local else {},
-        total=_file_sizes(local) if local else None,
+        total=bytes_on_disk(local) if local else None,
         positives=_positives(store, shards) if shards else None,
     )
 
@@ -96,17 +98,13 @@ def _sizes(path: Path, store: LabelStore, shards: list[Shard]) -> dict[str, Arra
         bucket = store.layout.buckets[shard.bucket]
         for name, spec in bucket.arrays(store.layout.soft_classes).items():
             folder = path / "buckets" / bucket.name / name / "c" / str(shard.number)
-            stored[name] = stored.get(name, 0) + _file_sizes(folder)
+            stored[name] = stored.get(name, 0) + bytes_on_disk(folder)
             entry = 2 if name == ASSIGNED_GT else 4
             dense[name] = dense.get(name, 0) + len(shard.views) * math.prod(spec.row) * entry
     return {name: ArraySize(stored[name], dense[name]) for name in stored}
 
 
-def _file_sizes(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-
-
-def _positives(store: LabelStore, shards: list[Shard]) -> Positives:
+def _positives(store: LabelStore, shards: list[Shard]) -> PositiveCounts:
     there = np.concatenate([shard.views for shard in shards])
     rng = np.random.default_rng(0)
     views = np.sort(rng.choice(there, min(len(there), SAMPLE), replace=False))
@@ -116,7 +114,7 @@ def _positives(store: LabelStore, shards: list[Shard]) -> Positives:
         assigned = store.assigned(view)
         priors += len(assigned)
         counts.append(np.unique(assigned[assigned != BACKGROUND], return_counts=True)[1])
-    return Positives(
+    return PositiveCounts(
         views=len(views),
         priors=priors,
         per_object=np.concatenate(counts),
@@ -130,14 +128,10 @@ def describe(summary: Summary) -> str:
     fingerprint = store.fingerprint
     lines = [f"label store {store.path}", _completeness(summary), ""]
     lines += store.plan().describe()
-    lines += ["", "| bucket (height x width) | priors | views | complete |", "|---|--:|--:|--:|"]
-    lines += [
-        _bucket_row(bucket, complete)
-        for bucket, complete in zip(store.layout.buckets, summary.complete_views, strict=True)
-    ]
+    lines += ["", *_bucket_lines(summary)]
     lines += ["", *_size_lines(summary), "", *_positive_lines(summary)]
     lines += ["", f"fingerprint {digest(fingerprint)}", *_nested(fingerprint, "  ")]
-    lines += ["", "made with (labels do not depend on it)", *_nested(store.made_with, "  ")]
+    lines += ["", "made with", *_nested(store.made_with, "  ")]
     return "\n".join(lines) + "\n"
 
 
@@ -152,8 +146,15 @@ def _completeness(summary: Summary) -> str:
     return f"incomplete: {text}; `lad labels` continues it" if missing else f"complete: {text}"
 
 
-def _bucket_row(bucket: Bucket, complete: int) -> str:
-    return f"| {bucket.name} | {bucket.priors:,} | {bucket.rows:,} | {complete:,} |"
+def _bucket_lines(summary: Summary) -> list[str]:
+    buckets = zip(summary.store.layout.buckets, summary.complete_views, strict=True)
+    return markdown_table(
+        ("bucket (height x width)", ">priors", ">views", ">complete"),
+        (
+            (bucket.name, f"{bucket.priors:,}", f"{bucket.rows:,}", f"{complete:,}")
+            for bucket, complete in buckets
+        ),
+    )
 
 
 def _size_lines(summary: Summary) -> list[str]:
@@ -162,26 +163,24 @@ def _size_lines(summary: Summary) -> list[str]:
         return ["sizes: counted for stores on a local disk only"]
     if not views:
         return ["sizes: no shard is complete"]
-    lines = [
-        "| array | bytes a view | dense, as | bytes a view | times smaller |",
-        "|---|--:|---|--:|--:|",
-    ]
-    soft = ArraySize(0, 0)
-    for name, size in summary.sizes.items():
-        if name != ASSIGNED_GT:
-            soft = ArraySize(soft.stored + size.stored, soft.dense + size.dense)
-        lines.append(_size_row(name, size, views))
-    if soft.stored:
-        lines.append(_size_row("soft scores", soft, views))
-    return [*lines, f"all files: {summary.total:,} bytes"]
-
-
-def _size_row(name: str, size: ArraySize, views: int) -> str:
-    kind = "int16" if name == ASSIGNED_GT else "float32"
-    return (
-        f"| {name} | {size.stored / views:,.0f} | {kind} | {size.dense / views:,.0f} "
-        f"| {size.dense / size.stored:,.0f} |"
+    sizes = dict(summary.sizes)
+    soft = [size for name, size in sizes.items() if name != ASSIGNED_GT]
+    if soft:
+        sizes["soft scores"] = ArraySize(sum(s.stored for s in soft), sum(s.dense for s in soft))
+    lines = markdown_table(
+        ("array", ">bytes a view", "dense, as", ">bytes a view", ">times smaller"),
+        (
+            (
+                name,
+                f"{size.stored / views:,.0f}",
+                "int16" if name == ASSIGNED_GT else "float32",
+                f"{size.dense / views:,.0f}",
+                f"{size.dense / size.stored:,.0f}",
+            )
+            for name, size in sizes.items()
+        ),
     )
+    return [*lines, f"all files: {summary.total:,} bytes"]
 
 
 def _positive_lines(summary: Summary) -> list[str]:

@@ -16,7 +16,7 @@ from mmdet.structures import DetDataSample
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from pipeline.loading.replay import ViewDataset
+from pipeline.loading.dataset import ViewDataset
 
 SMALL = 1 << 14
 """Bytes of a tensor that goes by value, at most."""

@@ -10,11 +10,11 @@ from mmdet.structures import SampleList
 from torch import Tensor
 
 from pipeline.detector.model_folder import load_model
+from pipeline.heads.paa import HeadOutputs
 from pipeline.students.soft_scores import BatchTargets
-from pipeline.teacher_pass.teacher import Outputs, Teacher
-from pipeline.training.batch_grid import level_shapes_of, own_grid
-from pipeline.training.online_assignment import assign_batch, count_fallbacks, pad_objects
-from pipeline.views.plan import Shape
+from pipeline.teacher_pass.teacher import Teacher
+from pipeline.training.batch_assignment import BatchAssignment, assign_batch, count_fallbacks
+from pipeline.training.batch_grid import BatchGrid, ground_truth
 
 
 @MODELS.register_module()
@@ -37,7 +37,7 @@ class OnlineLAD(PAA):
             detector, _ = load_model(Path(teacher), "lad teacher")
         self.teacher = Teacher(detector.requires_grad_(False))
 
-    def ask(self, batch_inputs: Tensor) -> Outputs:
+    def teacher_outputs(self, batch_inputs: Tensor) -> HeadOutputs:
         """What the teacher's head says of a batch.
 
         Args:
@@ -47,6 +47,18 @@ class OnlineLAD(PAA):
             self.teacher.detector.to(batch_inputs.device)
         return self.teacher.forward(batch_inputs)
 
+    def teacher_assignment(
+        self, outputs: HeadOutputs, samples: SampleList, grid: BatchGrid
+    ) -> BatchAssignment:
+        """What the teacher decides of a batch.
+
+        Args:
+            outputs: of the teacher's head.
+            samples: B samples, as the preprocessor leaves them.
+            grid: of the batch.
+        """
+        return assign_batch(self.teacher.head, outputs, samples, grid)
+
     def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> dict[str, Tensor]:
         """The losses of `LADHead`: loss_cls, loss_bbox, loss_iou; and the count of fallbacks.
 
@@ -54,12 +66,11 @@ class OnlineLAD(PAA):
             batch_inputs: (B, 3, H, W) normalised images.
             batch_data_samples: B samples, as the preprocessor leaves them.
         """
-        believed = self.ask(batch_inputs)
-        features = self.extract_feat(batch_inputs)
-        shapes = level_shapes_of(features)
-        assignment = assign_batch(self.teacher.head, believed, batch_data_samples, shapes)
+        outputs = self.teacher_outputs(batch_inputs)
+        grid = BatchGrid.of(self.teacher.grid, batch_data_samples, batch_inputs.device)
+        assignment = self.teacher_assignment(outputs, batch_data_samples, grid)
         losses: dict[str, Tensor] = self.bbox_head.loss(
-            features, assignment.results, batch_data_samples
+            self.extract_feat(batch_inputs), assignment.labels, batch_data_samples
         )
         return losses | count_fallbacks(assignment)
 
@@ -86,39 +97,33 @@ class OnlineSoftLAD(OnlineLAD):
             batch_inputs: (B, 3, H, W) normalised images.
             batch_data_samples: B samples, as the preprocessor leaves them.
         """
-        believed = self.ask(batch_inputs)
-        features = self.extract_feat(batch_inputs)
-        head, teacher = self.bbox_head, self.teacher.head
-        shapes = level_shapes_of(features)
-        targets = self._targets(believed, batch_data_samples, shapes)
+        outputs = self.teacher_outputs(batch_inputs)
+        grid = BatchGrid.of(self.teacher.grid, batch_data_samples, batch_inputs.device)
+        head = self.bbox_head
+        targets = self._targets(outputs, batch_data_samples, grid)
+        own = HeadOutputs(*head(self.extract_feat(batch_inputs)))
         if not head.with_assignment:
-            losses: dict[str, Tensor] = head.soft_losses(head(features), targets)
+            losses: dict[str, Tensor] = head.soft_losses(own, targets)
             return losses
-        assignment = assign_batch(teacher, believed, batch_data_samples, shapes)
-        losses = head.losses(head(features), targets, assignment.results, batch_data_samples)
+        assignment = self.teacher_assignment(outputs, batch_data_samples, grid)
+        losses = head.losses(own, targets, assignment.labels, batch_data_samples)
         return losses | count_fallbacks(assignment)
 
-    def _targets(self, believed: Outputs, samples: SampleList, shapes: list[Shape]) -> BatchTargets:
+    def _targets(self, outputs: HeadOutputs, samples: SampleList, grid: BatchGrid) -> BatchTargets:
         """The soft scores of a batch."""
-        device = believed.device
-        boxes, _, present = pad_objects(samples, device)
-        padded = samples[0].metainfo["batch_input_shape"]
-        beliefs = self.teacher.believe_padded(believed, boxes, present, padded, self.min_iou)
-        inside = own_grid(self.teacher.head, samples, shapes, device)
-        image, prior = ((beliefs.overlap > 0) & inside).nonzero(as_tuple=True)
-        grid = self.teacher.grid
-        priors = grid.priors(padded, device)
-        strides = torch.tensor(grid.strides, device=device)
+        truth = ground_truth(samples, grid.device)
+        predicted = self.teacher.predict_soft(outputs, truth, grid.padded, self.min_iou)
+        view, prior = ((predicted.max_iou > 0) & grid.valid_flags).nonzero(as_tuple=True)
+        indices = view * grid.valid_flags.shape[1] + prior
         return BatchTargets(
-            inside=inside,
+            valid_flags=grid.valid_flags,
             # Tensors of inference mode can't be part of a loss; indexing copies the others.
-            probabilities=beliefs.probabilities.clone(
+            probabilities=predicted.probabilities.clone(
                 memory_format=torch.contiguous_format
             ).flatten(0, 1),
-            places=image * inside.shape[1] + prior,
-            anchors=priors.boxes[prior],
-            strides=strides[priors.levels[prior]],
-            overlap=beliefs.overlap[image, prior],
-            boxes=beliefs.boxes[image, prior],
-            iou=beliefs.iou[image, prior],
+            indices=indices,
+            anchors=grid.anchors(indices),
+            max_iou=predicted.max_iou[view, prior],
+            boxes=grid.boxes_at(indices, predicted.distances[view, prior]),
+            iou=predicted.iou[view, prior],
         )

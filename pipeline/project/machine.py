@@ -6,16 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.device import get_device
 
 VERSIONS = ("torch", "onedl-mmdetection", "scikit-learn", "zarr", "numpy")
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
-    device = get_device()
+    """The device, its threads, and the versions of Python and of the libraries that count."""
     return {
-        "device": torch.cuda.get_device_name() if device == "cuda" else _cpu_name(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else _cpu_name(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
     } | {name: version(name) for name in VERSIONS}

@@ -12,8 +12,12 @@ class Paths:
 
     @property
     def data(self) -> Path:
-        """The checked data set: `train.json`, `val.json`, `data.json`."""
+        """The checked data set, a folder a split."""
         return self.root / "data"
+
+    def split(self, name: str) -> Path:
+        """The checked split `train` or `val` (see `pipeline.data.dataset`)."""
+        return self.data / name
 
     @property
     def teacher(self) -> Path:
@@ -31,13 +35,23 @@ class Paths:
         return self.root / "labels.json"
 
     @property
+    def verification(self) -> Path:
+        """What `lad verify` found."""
+        return self.root / "verify.json"
+
+    @property
     def compare(self) -> Path:
         """The comparison table and its plots."""
         return self.root / "compare"
 
+    @property
+    def students(self) -> Path:
+        """The model folders of all students and co-learning networks."""
+        return self.root / "students"
+
     def model(self, name: str) -> Path:
         """The model folder of a student, of a network NAME.NETWORK of a co-learning, or teacher."""
-        return self.teacher if name == "teacher" else self.root / "students" / name
+        return self.teacher if name == "teacher" else self.students / name
 
     def run(self, name: str) -> Path:
         """The folder in which an unfinished training keeps what it needs to continue."""
@@ -53,4 +67,4 @@ def made_by(name: str) -> str:
     if name == "teacher":
         return "lad teacher"
     pair, dot, _ = name.partition(".")
-    return f"lad colearn {pair}" if dot else f"lad student {name}"
+    return f"lad colearn {pair}" if dot else f"lad student {name}` or `lad online {name}"

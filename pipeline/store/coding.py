@@ -10,14 +10,14 @@ Shapes: (..., P, C) with P priors, C classes, and R = ceil(P / RUN) runs of neig
 """
 
 import math
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
 from pipeline.assignment.arrays import arrays
-from pipeline.project.params import Labels
+from pipeline.project.settings import Section
 
 TAIL = 0
 """The code of a probability in the tail."""
@@ -30,25 +30,19 @@ OCTAVES = 16
 """Tail scales lie between 2 ** -OCTAVES and 2 ** OCTAVES."""
 
 
-@dataclass(frozen=True)
-class Coding:
+class Coding(Section):
     """How probabilities become codes: 0 in the tail, 1 to `levels` for even bins on a power scale.
 
-    Attributes:
-        cut: probabilities under it are the tail.
-        levels: number of codes beside the tail's, at most 254.
-        power: bin k spans (a + (1 - a) (k - 1) / levels) ** power to the same with k, where
-            a = cut ** (1 / power): 1 is linear, 2 the square root. Its code stands for the same
-            with k - 1/2.
+    With a = cut ** (1 / power), bin k spans (a + (1 - a) (k - 1) / levels) ** power to the same
+    with k; its code stands for the same with k - 1/2. For a cut of 0.01, 63 levels and power 2, bins
+    begin at 0.01, 0.013, 0.016, ..., 0.97: their roots are evenly spaced, as a small probability
+    matters more to a gradient than a large one that is off by as much. In a view whose tail of a
+    class is 0.001, 0.003 and 0.005, all three become the code 0, which stands for their mean 0.003.
     """
 
-    cut: float
-    levels: int
-    power: float
-
-    def __post_init__(self) -> None:
-        if not (0 < self.cut < 1 and 2 <= self.levels <= 254 and self.power > 0):
-            raise ValueError(f"expected 0 < cut < 1, 2 <= levels <= 254, 0 < power, got {self}")
+    cut: float = Field(0.012, gt=0, lt=1, description="probabilities under it are the tail")
+    levels: int = Field(63, ge=2, le=254, description="number of codes beside the tail's")
+    power: float = Field(1.5, gt=0, description="1: bins of equal width; 2: of their roots")
 
     def _on_scale(self, bins: Tensor) -> Tensor:
         start = self.cut ** (1 / self.power)
@@ -174,53 +168,42 @@ def _spread(tail_scale: Tensor, priors: int) -> Tensor:
     return scale.repeat_interleave(RUN, dim=-1)[..., :priors]
 
 
-SIDE_LIMIT = 128.0
-SIDE_BEND = 2.0
-SIDE_CODES = 127
+LONGEST = 128.0
+"""Distances beyond it are moved there, in strides."""
+BEND = 2.0
+DISTANCE_CODES = 127
 
 
-def encode_sides(sides: Tensor) -> Tensor:
-    """Code the sides of boxes, in strides from the prior's centre, as int8 of the same shape.
+def encode_distances(distances: Tensor) -> Tensor:
+    """Code distances of a box's sides from a prior's centre, in strides, as int8.
 
-    Nearly linear up to `SIDE_BEND` strides and logarithmic beyond: half a step is 0.04 strides,
-    or 2 % of a long side. What lies beyond `SIDE_LIMIT` strides is moved there.
+    Nearly linear up to `BEND` strides and logarithmic beyond: half a step is 0.04 strides, or 2 %
+    of a long distance. So 1 is coded as 13 and comes back as 1.03, 50 as 102 and 49.2.
     """
-    scale = SIDE_CODES / math.asinh(SIDE_LIMIT / SIDE_BEND)
-    codes = torch.asinh(sides / SIDE_BEND) * scale
-    return codes.round().clamp(-SIDE_CODES, SIDE_CODES).to(torch.int8)
+    codes = torch.asinh(distances / BEND) * _DISTANCE_SCALE
+    return codes.round().clamp(-DISTANCE_CODES, DISTANCE_CODES).to(torch.int8)
 
 
-def decode_sides(codes: Tensor) -> Tensor:
-    """Sides in strides, float32, from codes of `encode_sides`."""
-    scale = SIDE_CODES / math.asinh(SIDE_LIMIT / SIDE_BEND)
-    return torch.sinh(codes.float() / scale) * SIDE_BEND
+def decode_distances(codes: Tensor) -> Tensor:
+    """Distances in strides, float32, from codes of `encode_distances`."""
+    return torch.sinh(codes.float() / _DISTANCE_SCALE) * BEND
 
 
-def encode_share(shares: Tensor) -> Tensor:
+_DISTANCE_SCALE = DISTANCE_CODES / math.asinh(LONGEST / BEND)
+
+
+def encode_fraction(fractions: Tensor) -> Tensor:
     """Code numbers from 0 to 1 as uint8; only 0 becomes 0."""
-    return torch.where(shares > 0, (shares * 255).round().clamp(min=1), 0).to(torch.uint8)
+    return torch.where(fractions > 0, (fractions * 255).round().clamp(min=1), 0).to(torch.uint8)
 
 
-def decode_share(codes: Tensor) -> Tensor:
-    """Numbers from 0 to 1, float32, from codes of `encode_share`."""
+def decode_fraction(codes: Tensor) -> Tensor:
+    """Numbers from 0 to 1, float32, from codes of `encode_fraction`."""
     return codes.float() / 255
 
 
-@dataclass(frozen=True)
-class SoftSettings:
-    """How soft scores are stored.
+class SoftSettings(Section):
+    """How soft scores are stored."""
 
-    Attributes:
-        scores: the coding of class probabilities.
-        min_iou: boxes are kept where they overlap an object by more than this.
-    """
-
-    scores: Coding
-    min_iou: float
-
-    @classmethod
-    def of(cls, labels: Labels) -> "SoftSettings | None":
-        """From the section `labels`; None where no soft scores are wanted."""
-        if not labels.soft:
-            return None
-        return cls(Coding(**labels.scores.model_dump()), labels.min_iou)
+    scores: Coding = Field(description="the coding of class probabilities")
+    min_iou: float = Field(description="boxes are kept where they overlap an object by more")

@@ -14,12 +14,12 @@ from tqdm import tqdm
 from pipeline.data.coco import AnnotatedImage
 from pipeline.project.errors import UserError
 from pipeline.store.coding import (
+    DISTANCE_CODES,
     NEUTRAL,
     OCTAVES,
-    SIDE_CODES,
     STEPS_PER_OCTAVE,
     SoftSettings,
-    encode_share,
+    encode_fraction,
 )
 from pipeline.store.reader import LabelStore
 from pipeline.store.schema import (
@@ -32,7 +32,7 @@ from pipeline.store.schema import (
     plan_store,
 )
 from pipeline.store.shard import CorruptShardError, ShardedRows, read_number
-from pipeline.views.priors import PriorGrid
+from pipeline.views.priors import PaddedViews, PriorGrid
 
 Rows = dict[str, npt.NDArray]
 
@@ -107,7 +107,9 @@ def check_table(store: LabelStore, images: Sequence[AnnotatedImage] | None) -> I
         return
     divisor = store.fingerprint["padding"]["pad_size_divisor"]
     try:
-        expected = plan_store(images, plan, grid, divisor, layout.shard_rows, layout.soft_classes)
+        expected = plan_store(
+            images, PaddedViews(plan, grid, divisor), layout.shard_rows, layout.soft_classes
+        )
     except UserError as error:
         yield str(error)
         return
@@ -186,13 +188,13 @@ def out_of_range(
     scales = found.get("tail_scale")
     if scales is not None and not ((scales >= lowest) & (scales <= highest)).all():
         yield "tail_scale", f"codes outside {lowest} to {highest}"
-    if "boxes" in found and (found["boxes"] < -SIDE_CODES).any():
-        yield "boxes", f"codes under {-SIDE_CODES}"
+    if "boxes" in found and (found["boxes"] < -DISTANCE_CODES).any():
+        yield "boxes", f"codes under {-DISTANCE_CODES}"
     if "overlap" not in found:
         return
     kept = found["overlap"] != 0
     # Rounding keeps the order: no code under that of the threshold.
-    if (found["overlap"][kept] < int(encode_share(torch.tensor(soft.min_iou)))).any():
+    if (found["overlap"][kept] < int(encode_fraction(torch.tensor(soft.min_iou)))).any():
         yield "overlap", f"values between 0 and min_iou = {soft.min_iou}"
     for name in ("boxes", "iou"):
         if name in found and found[name][~kept].any():

@@ -11,14 +11,14 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
+from pipeline.project.digests import differences, digest
 from pipeline.project.errors import UserError
-from pipeline.store.coding import Coding, SoftSettings
+from pipeline.store.coding import SoftSettings
 from pipeline.store.fingerprint import (
     Fingerprint,
     column_digests,
-    differences,
-    digest,
     metadata_digests,
+    read_fingerprint,
 )
 from pipeline.store.schema import (
     ASSIGNED_GT,
@@ -45,17 +45,18 @@ class SoftScores:
         codes: (C, P) uint8 codes of class probabilities.
         tail_mean: (C,) float16.
         tail_scale: (R,) uint8 codes.
-        overlap: (P,) uint8, best IoU of the teacher's box with an object in 1/255, 0 where not
+        max_iou: (P,) uint8, best IoU of the teacher's box with an object in 1/255, 0 where not
             stored.
-        boxes: (P, 4) int8 codes of left, top, right, bottom from the prior's centre in strides.
+        distances: (P, 4) int8 codes of the box's left, top, right and bottom, in strides from the
+            prior's centre.
         iou: (P,) uint8, the teacher's IoU prediction in 1/255.
     """
 
     codes: npt.NDArray[np.uint8]
     tail_mean: npt.NDArray[np.float16]
     tail_scale: npt.NDArray[np.uint8]
-    overlap: npt.NDArray[np.uint8]
-    boxes: npt.NDArray[np.int8]
+    max_iou: npt.NDArray[np.uint8]
+    distances: npt.NDArray[np.int8]
     iou: npt.NDArray[np.uint8]
 
 
@@ -66,9 +67,10 @@ class LabelStore:
     the order of the annotation file.
 
     Attributes:
-        path: where it is.
+        path: a folder, or a URL.
         fingerprint: everything that the labels depend on.
-        made_with: what else is known of the run that began it.
+        fingerprint_digest: of the fingerprint as it was written; reports name their store by it.
+        made_with: what else is known of the run that began it: code, versions, batch sizes.
         layout: which view lies where.
         coding: of class probabilities, None in a store without soft scores.
         complete: for each bucket the completion flags of its shards, 1 for complete.
@@ -100,8 +102,8 @@ class LabelStore:
                 f"the store {path} has format version {version}, expected {FORMAT_VERSION}; {AGAIN}"
             )
         self._check_metadata(attributes)
-        self.fingerprint: Fingerprint = attributes["fingerprint"]
-        self.made_with: dict[str, Any] = attributes["made_with"]
+        self.fingerprint, self.made_with = read_fingerprint(attributes)
+        self.fingerprint_digest = digest(attributes["fingerprint"])
         try:
             soft = self.soft_settings()
         except (KeyError, TypeError, ValueError) as error:
@@ -189,7 +191,7 @@ class LabelStore:
     def soft_settings(self) -> SoftSettings | None:
         """How soft scores are stored; None in a store without."""
         coding = self.fingerprint["coding"]
-        return SoftSettings(Coding(**coding["scores"]), coding["min_iou"]) if coding else None
+        return SoftSettings.model_validate(coding) if coding else None
 
     def fallbacks(self) -> int:
         """How many objects, over all views, had costs that allow no mixture."""

@@ -17,8 +17,8 @@ labels.zarr/
     tail_mean   float16   [rows, classes] what the code of the tail stands for, times
     tail_scale  uint8     [rows, runs] code of the tail's scale for each run of 4 priors
     overlap     uint8     [rows, priors] best IoU of the teacher's box with an object, in 1/255
-    boxes       int8      [rows, priors, 4] codes of the box where the overlap counts, else 0
-    iou         uint8     [rows, priors] the teacher's IoU prediction, likewise, in 1/255
+    boxes       int8      [rows, priors, 4] codes of the distances of the box's sides
+    iou         uint8     [rows, priors] the teacher's IoU prediction, in 1/255
     fallbacks   uint32    [shards] objects whose costs allowed no mixture
     complete    uint8     [shards] 1 once every array of the shard is written
 """
@@ -32,8 +32,8 @@ import numpy.typing as npt
 from pipeline.data.coco import AnnotatedImage, objects_digest
 from pipeline.project.errors import UserError
 from pipeline.store.coding import RUN
-from pipeline.views.plan import Shape, ViewPlan, padded_shape
-from pipeline.views.priors import PriorGrid
+from pipeline.views.plan import Shape
+from pipeline.views.priors import PaddedViews
 
 FORMAT_VERSION = 3
 BACKGROUND = -1
@@ -65,6 +65,11 @@ SHARD_NUMBERS = {"fallbacks": "uint32", "complete": "uint8"}
 
 ASSIGNED_GT = "assigned_gt"
 SOFT_ARRAYS = ("cls_scores", "tail_mean", "tail_scale", "overlap", "boxes", "iou")
+"""In the order of the fields of `pipeline.store.reader.SoftScores`.
+
+The last three are 0 where the IoU is at most `labels.min_iou`. `overlap` and `boxes` are names of
+the format; in code they are `max_iou` and `distances`.
+"""
 
 
 @dataclass(frozen=True)
@@ -165,20 +170,13 @@ class StoreLayout:
 
 
 def plan_store(
-    images: Sequence[AnnotatedImage],
-    plan: ViewPlan,
-    grid: PriorGrid,
-    divisor: int,
-    shard_rows: int,
-    soft_classes: int,
+    images: Sequence[AnnotatedImage], views: PaddedViews, shard_rows: int, soft_classes: int
 ) -> StoreLayout:
     """Sort every view of every image into buckets and rows.
 
     Args:
         images: in file order.
-        plan: the view plan.
-        grid: the priors of teacher and students.
-        divisor: padded sides are multiples of it.
+        views: of every image, with the priors of teacher and students.
         shard_rows: rows in a shard.
         soft_classes: number of classes that have soft scores, 0 for a store without.
 
@@ -191,13 +189,14 @@ def plan_store(
                 f"image {image.image_id} has {len(image.objects.boxes)} objects; "
                 f"a store can hold at most {np.iinfo(np.int16).max} an image"
             )
+    plan = views.plan
     padded: list[Shape] = []
     geometry: list[tuple[int, ...]] = []
     for image in images:
         size = image.height, image.width
         for number in range(len(plan)):
             view = plan.view(number, image.image_id, *size)
-            padded.append(padded_shape(view.shape(*size), divisor))
+            padded.append(views.padded(view, *size))
             geometry.append(view.geometry(*size))
     shapes = sorted(set(padded))
     index = {shape: number for number, shape in enumerate(shapes)}
@@ -219,7 +218,7 @@ def plan_store(
     counts = np.bincount(bucket, minlength=len(shapes))
     return StoreLayout(
         buckets=tuple(
-            Bucket(shape, int(count), grid.count(shape))
+            Bucket(shape, int(count), views.grid.count(shape))
             for shape, count in zip(shapes, counts, strict=True)
         ),
         table={name: table[name].astype(dtype) for name, dtype in VIEW_COLUMNS.items()},

@@ -5,19 +5,18 @@ of a shard are synced before the flag that says that they are there.
 """
 
 import json
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy.typing as npt
 import zarr
 from zarr.codecs import BytesCodec, ZstdCodec
 
-from pipeline.store.fingerprint import Fingerprint, column_digests, digest, metadata_digests
-from pipeline.store.schema import FORMAT_VERSION, SHARD_NUMBERS, Shard, StoreLayout
+from pipeline.project.digests import digest
+from pipeline.project.files import PARTIAL, remove_folder, wait_for_disk, whole_folder, write_whole
+from pipeline.store.fingerprint import Fingerprint, column_digests, metadata_digests
+from pipeline.store.schema import FORMAT_VERSION, SHARD_NUMBERS, Bucket, Shard, StoreLayout
 from pipeline.store.shard import (
     COMPRESSION_LEVEL,
     CorruptShardError,
@@ -57,57 +56,22 @@ class StoreWriter:
             fingerprint: everything that the labels depend on.
             made_with: what else is worth knowing about the run, as plain values.
         """
-        building = path.with_name(path.name + ".partial")
-        if building.exists():
-            shutil.rmtree(building)
-        building.parent.mkdir(parents=True, exist_ok=True)
-        group = zarr.open_group(building, mode="w", zarr_format=3)
-        with zarr.config.set({"array.write_empty_chunks": True}):
-            views = group.create_group("views")
-            for name, column in layout.table.items():
-                array = views.create_array(
-                    name,
-                    shape=column.shape,
-                    dtype=column.dtype,
-                    chunks=(1 << 16,),
-                    compressors=COMPRESSION,
-                    fill_value=0,
-                )
-                array[:] = column
-            buckets = group.create_group("buckets")
-            for bucket in layout.buckets:
-                place = buckets.create_group(bucket.name)
-                for name, spec in bucket.arrays(layout.soft_classes).items():
-                    place.create_array(
-                        name,
-                        shape=(bucket.rows, *spec.row),
-                        dtype=spec.dtype,
-                        chunks=(1, *spec.row),
-                        shards=(layout.shard_rows, *spec.row),
-                        serializer=BytesCodec(endian=None if spec.dtype == "uint8" else "little"),
-                        compressors=COMPRESSION,
-                        fill_value=spec.fill,
-                    )
-                for name, dtype in SHARD_NUMBERS.items():
-                    numbers = place.create_array(
-                        name,
-                        shape=(bucket.shards(layout.shard_rows),),
-                        dtype=dtype,
-                        chunks=(1,),
-                        compressors=COMPRESSION,
-                        fill_value=0,
-                    )
-                    numbers[:] = 0
-        group.attrs.update(_attributes(building, layout, fingerprint, made_with or {}))
-        for file in (building, *building.rglob("*")):
-            _sync(file)
-        building.rename(path)
-        _sync(path.parent)
+        with whole_folder(path) as building:
+            group = zarr.open_group(building, mode="w", zarr_format=3)
+            with zarr.config.set({"array.write_empty_chunks": True}):
+                _create_table(group.create_group("views"), layout)
+                buckets = group.create_group("buckets")
+                for bucket in layout.buckets:
+                    _create_bucket(buckets.create_group(bucket.name), bucket, layout)
+            group.attrs.update(_attributes(building, layout, fingerprint, made_with or {}))
+            for file in (building, *building.rglob("*")):
+                wait_for_disk(file)
+        wait_for_disk(path.parent)
         return cls(path, layout)
 
     def remove_left_overs(self) -> None:
         """Remove what was being written when a run was killed; nobody else may be writing."""
-        for left_over in self.path.rglob("*.partial"):
+        for left_over in self.path.rglob(f"*{PARTIAL}"):
             left_over.unlink()
 
     def is_complete(self, shard: Shard) -> bool:
@@ -140,15 +104,11 @@ class StoreWriter:
             values = values.astype(expected[name].dtype, copy=False)
             places = [str(shard.number), *["0"] * len(expected[name].row)]
             file = self._folder(shard, name).joinpath("c", *places)
-            file.parent.mkdir(parents=True, exist_ok=True)
             # A shard that is written a second time is never seen half.
-            building = file.with_name(f"{file.name}.{uuid4().hex}.partial")
-            building.write_bytes(encode_shard(values, self.layout.shard_rows))
-            _sync(building)
-            building.replace(file)
+            write_whole(file, encode_shard(values, self.layout.shard_rows), wait=True)
             # The folders between the array's and the file may be new.
             for folder in file.parents[: len(places) + 1]:
-                _sync(folder)
+                wait_for_disk(folder)
         self._set(shard, "fallbacks", fallbacks)
         self._set(shard, "complete", 1)
 
@@ -161,7 +121,7 @@ class StoreWriter:
             self._array(shard, name)[shard.number] = number
         folder = self._folder(shard, name) / "c"
         for written in (folder / str(shard.number), folder):
-            _sync(written)
+            wait_for_disk(written)
 
     def _name(self, shard: Shard, name: str) -> str:
         return f"buckets/{self.layout.buckets[shard.bucket].name}/{name}"
@@ -175,15 +135,47 @@ class StoreWriter:
         return array
 
 
+def _create_table(views: zarr.Group, layout: StoreLayout) -> None:
+    for name, column in layout.table.items():
+        array = views.create_array(
+            name,
+            shape=column.shape,
+            dtype=column.dtype,
+            chunks=(1 << 16,),
+            compressors=COMPRESSION,
+            fill_value=0,
+        )
+        array[:] = column
+
+
+def _create_bucket(group: zarr.Group, bucket: Bucket, layout: StoreLayout) -> None:
+    for name, spec in bucket.arrays(layout.soft_classes).items():
+        group.create_array(
+            name,
+            shape=(bucket.rows, *spec.row),
+            dtype=spec.dtype,
+            chunks=(1, *spec.row),
+            shards=(layout.shard_rows, *spec.row),
+            serializer=BytesCodec(endian=None if spec.dtype == "uint8" else "little"),
+            compressors=COMPRESSION,
+            fill_value=spec.fill,
+        )
+    for name, dtype in SHARD_NUMBERS.items():
+        numbers = group.create_array(
+            name,
+            shape=(bucket.shards(layout.shard_rows),),
+            dtype=dtype,
+            chunks=(1,),
+            compressors=COMPRESSION,
+            fill_value=0,
+        )
+        numbers[:] = 0
+
+
 def remove_store(path: Path) -> None:
     """Remove a store such that no kill leaves half of it under its name."""
-    old = path.with_name(path.name + ".old")
-    if old.exists():
-        shutil.rmtree(old)
-    if path.exists():
-        path.rename(old)
-        _sync(path.parent)
-        shutil.rmtree(old)
+    remove_folder(path)
+    wait_for_disk(path.parent)
 
 
 def _attributes(
@@ -203,12 +195,3 @@ def _attributes(
     }
     attributes = json.loads(json.dumps(attributes))
     return attributes | {"digest": digest(attributes)}
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,4 +1,7 @@
-"""Students: mmdet detectors that learn from cached assignments, with no teacher in memory."""
+"""Learning cached assignments: what a sample carries, and the detector that learns it.
+
+Shapes: B views, N positives of a view, K of a batch. Boxes are xyxy in pixels of the view.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +17,12 @@ from torch import Tensor
 
 from pipeline.data.coco import Objects, objects_digest
 from pipeline.heads.lad import ObjectnessLADHead
-from pipeline.loading.replay import LabelTransform
+from pipeline.heads.paa import LabelAssignment
+from pipeline.loading.transforms import LabelTransform
 from pipeline.project.errors import UserError
 from pipeline.store.reader import LabelStore
 from pipeline.store.schema import BACKGROUND, GEOMETRY
-from pipeline.training.batch_grid import label_assignment, level_shapes_of, own_grid
-from pipeline.views.plan import Shape
-from pipeline.views.priors import PriorGrid
+from pipeline.training.batch_grid import BatchGrid
 
 ASSIGNED = "assigned"
 """The key under which a sample's meta data carries its `CachedPositives`."""
@@ -31,14 +33,14 @@ class CachedPositives:
     """The N positive priors of a view with M objects, and what they learn.
 
     Attributes:
-        cells: (N, 3) int16 level, row and column of each.
-        objects: (N,) int16 the object of each.
+        priors: (N,) int64 index of each in the view's own grid.
+        gt_inds: (N,) int16 the object of each.
         boxes: (M, 4) float32 of the objects, xyxy in pixels of the view.
         labels: (M,) int64 of the objects.
     """
 
-    cells: np.ndarray
-    objects: np.ndarray
+    priors: np.ndarray
+    gt_inds: np.ndarray
     boxes: Tensor
     labels: np.ndarray
 
@@ -107,27 +109,25 @@ class AttachAssignment(LabelTransform):
     Required keys: view_index, gt_bboxes, gt_bboxes_labels. Added key: assigned, `CachedPositives`.
 
     Args:
-        store: the label store.
-        grid: the priors of the student's head.
+        store: path of the label store.
     """
 
-    def __init__(self, store: str | Path, grid: PriorGrid) -> None:
+    def __init__(self, store: str | Path) -> None:
         super().__init__()
         self.store = LabelStore(store)
-        self.grid = grid
 
     def read(self, view: int) -> tuple[np.ndarray, np.ndarray]:
-        """The cells (N, 3) of the positive priors, and the object (N,) that each learns."""
+        """The positive priors (N,) of a view, and the object (N,) that each learns."""
         assigned = self.store.assigned(view)
         priors = np.flatnonzero(assigned != BACKGROUND)
-        return self.grid.cells(priors, self.store.padded(view)), assigned.take(priors)
+        return priors, assigned.take(priors)
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         """Attach the assignment."""
-        cells, objects = self.labels(results["view_index"])
+        priors, gt_inds = self.labels(results["view_index"])
         results[ASSIGNED] = CachedPositives(
-            cells=cells,
-            objects=objects,
+            priors=priors,
+            gt_inds=gt_inds,
             boxes=results["gt_bboxes"].tensor,
             labels=results["gt_bboxes_labels"],
         )
@@ -141,65 +141,30 @@ class CachedLADHead(ObjectnessLADHead):
     It may have an objectness; see `pipeline.heads.objectness`.
     """
 
-    def cached_assignment(
-        self, samples: SampleList, level_shapes: list[Shape], device: torch.device
-    ) -> tuple:
+    def cached_assignment(self, samples: SampleList, grid: BatchGrid) -> LabelAssignment:
         """What `LADHead.get_label_assignment` returns, without a teacher.
 
-        Positives of each view are placed into the batch's grid, which is larger where the view is
-        padded to the size of others.
-
         Args:
-            samples: B samples whose meta data holds `assigned` and `pad_shape`.
-            level_shapes: (rows, columns) of the batch's feature maps.
-            device: where the losses are computed.
+            samples: B samples whose meta data holds `assigned`.
+            grid: of the batch.
         """
         found: list[CachedPositives] = [sample.metainfo[ASSIGNED] for sample in samples]
-        level, row, column = np.concatenate([one.cells for one in found], dtype=np.int64).T
-        counts = [len(one.cells) for one in found]
-        place = self.places(level, row, column, counts, level_shapes)
+        counts = [len(one.priors) for one in found]
         before = np.cumsum([0, *(len(one.labels) for one in found[:-1])])
-        objects = np.concatenate([one.objects for one in found]) + np.repeat(before, counts)
-        labels = np.concatenate([one.labels for one in found])[objects]
-        boxes = torch.cat([one.boxes for one in found])[torch.from_numpy(objects)]
-        return label_assignment(
-            self,
-            own_grid(self, samples, level_shapes, device),
-            places=torch.from_numpy(place).to(device, non_blocking=True),
+        gt_inds = np.concatenate([one.gt_inds for one in found]) + np.repeat(before, counts)
+        labels = np.concatenate([one.labels for one in found])[gt_inds]
+        boxes = torch.cat([one.boxes for one in found])[torch.from_numpy(gt_inds)]
+        device = grid.device
+        pos_inds = torch.from_numpy(grid.indices([one.priors for one in found]))
+        pos_inds = pos_inds.to(device, non_blocking=True)
+        return LabelAssignment.of_positives(
+            self.num_classes,
+            grid.valid_flags,
+            pos_inds=pos_inds,
             labels=torch.from_numpy(labels).to(device, non_blocking=True),
             boxes=boxes.to(device, non_blocking=True),
-            anchors=self.anchors(level, row, column).to(device, non_blocking=True),
+            anchors=grid.anchors(pos_inds),
         )
-
-    def places(
-        self,
-        level: np.ndarray,
-        row: np.ndarray,
-        column: np.ndarray,
-        counts: list[int],
-        level_shapes: list[Shape],
-    ) -> np.ndarray:
-        """Where cells lie among the batch's B * P priors, image after image; (N,).
-
-        Args:
-            level: (N,) of each cell, all of the first view, then all of the second and so on.
-            row: (N,).
-            column: (N,).
-            counts: how many cells each view has.
-            level_shapes: (rows, columns) of the batch's feature maps.
-        """
-        sizes = np.array(level_shapes)
-        starts = np.concatenate([[0], np.cumsum(sizes.prod(1))])
-        image = np.repeat(np.arange(len(counts)), counts)
-        place: np.ndarray = image * starts[-1] + starts[level] + row * sizes[level, 1] + column
-        return place
-
-    def anchors(self, level: np.ndarray, row: np.ndarray, column: np.ndarray) -> Tensor:
-        """The priors of cells as mmdet's anchors, (N, 4) xyxy pixels."""
-        base = torch.cat(list(self.prior_generator.base_anchors))
-        strides = np.array(self.prior_generator.strides)
-        shift = np.stack([column, row, column, row], 1) * strides[level][:, [0, 1, 0, 1]]
-        return base[level] + torch.from_numpy(shift).float()
 
 
 @MODELS.register_module()
@@ -213,9 +178,9 @@ class CachedLAD(PAA):
             batch_inputs: (B, 3, H, W) normalised images.
             batch_data_samples: B samples, as `AttachAssignment` and the preprocessor leave them.
         """
-        features = self.extract_feat(batch_inputs)
-        assignment = self.bbox_head.cached_assignment(
-            batch_data_samples, level_shapes_of(features), batch_inputs.device
+        grid = BatchGrid.of(self.bbox_head.grid, batch_data_samples, batch_inputs.device)
+        assignment = self.bbox_head.cached_assignment(batch_data_samples, grid)
+        losses: dict[str, Tensor] = self.bbox_head.loss(
+            self.extract_feat(batch_inputs), assignment, batch_data_samples
         )
-        losses: dict[str, Tensor] = self.bbox_head.loss(features, assignment, batch_data_samples)
         return losses

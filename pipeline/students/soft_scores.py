@@ -1,7 +1,7 @@
-"""Students that learn a teacher's soft scores: `soft`, and `solad` with assignments, too.
+"""Learning a teacher's soft scores, alone or with its assignments.
 
 Shapes: B views, P priors of the batch's grid, C classes, N priors whose teacher box overlaps an
-object by more than the student's threshold m.
+object by more than the student's threshold m. Boxes are xyxy in pixels of the view.
 """
 
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ from mmdet.registry import MODELS, TRANSFORMS
 from mmdet.structures import SampleList
 from torch import Tensor
 
-from pipeline.loading.replay import LabelTransform
-from pipeline.store.coding import Coding, decode_share, decode_sides, encode_share
+from pipeline.heads.paa import HeadOutputs, LabelAssignment, by_prior
+from pipeline.loading.transforms import LabelTransform
+from pipeline.store.coding import Coding, decode_distances, decode_fraction, encode_fraction
 from pipeline.store.reader import LabelStore
 from pipeline.students.assignment import CachedLADHead
-from pipeline.training.batch_grid import by_prior, level_shapes_of, own_grid
+from pipeline.training.batch_grid import BatchGrid
 from pipeline.views.plan import Shape
-from pipeline.views.priors import PriorGrid
 
 SOFT = "soft"
 SOFT_CODES = "soft_codes"
@@ -33,21 +33,21 @@ class SoftTargets:
     """What a view's soft scores say beside its class probabilities.
 
     Attributes:
-        padded: (height, width) of the view's own grid.
+        padded: (height, width) of the view's own grid, in pixels.
         tail_mean: (C,) float16 mean probability of each class's tail.
         tail_scale: (R,) uint8 codes of its scale for runs of priors.
-        cells: (N, 3) int16 level, row, column of the priors with a teacher box.
-        overlap: (N,) uint8 code of the best IoU of that box with an object.
-        boxes: (N, 4) int8 codes of left, top, right, bottom from the prior's centre in strides.
+        priors: (N,) int64 the priors with a teacher box, in the view's own grid.
+        max_iou: (N,) uint8 code of the best IoU of that box with an object.
+        distances: (N, 4) int8 codes of its distances from the prior's centre.
         iou: (N,) uint8 code of the teacher's IoU prediction.
     """
 
     padded: Shape
     tail_mean: np.ndarray
     tail_scale: np.ndarray
-    cells: np.ndarray
-    overlap: np.ndarray
-    boxes: np.ndarray
+    priors: np.ndarray
+    max_iou: np.ndarray
+    distances: np.ndarray
     iou: np.ndarray
 
 
@@ -56,22 +56,20 @@ class BatchTargets:
     """What a teacher says of a batch, on the batch's grid.
 
     Attributes:
-        inside: (B, P) bool, the priors of each view's own grid.
-        probabilities: (B * P, C) of the classes; where not inside, anything.
-        places: (N,) int64 where the priors with a teacher box lie among the B * P.
-        anchors: (N, 4) these priors as boxes, xyxy in pixels.
-        strides: (N,) pixels per cell of these priors.
-        overlap: (N,) best IoU of the teacher's box with an object.
-        boxes: (N, 4) left, top, right, bottom from the prior's centre, in strides.
+        valid_flags: (B, P) bool, the priors inside each view's own padded size.
+        probabilities: (B * P, C) of the classes; where not valid, anything.
+        indices: (N,) int64 where the priors with a teacher box lie among the B * P.
+        anchors: (N, 4) these priors as boxes.
+        max_iou: (N,) best IoU of the teacher's box with an object.
+        boxes: (N, 4) the teacher's boxes.
         iou: (N,) the teacher's IoU prediction.
     """
 
-    inside: Tensor
+    valid_flags: Tensor
     probabilities: Tensor
-    places: Tensor
+    indices: Tensor
     anchors: Tensor
-    strides: Tensor
-    overlap: Tensor
+    max_iou: Tensor
     boxes: Tensor
     iou: Tensor
 
@@ -85,29 +83,26 @@ class AttachSoftScores(LabelTransform):
 
     Args:
         store: path of the label store.
-        grid: the priors of the student's head.
         min_iou: m, teacher boxes count where they overlap an object by more than this.
     """
 
-    def __init__(self, store: str | Path, grid: PriorGrid, min_iou: float) -> None:
+    def __init__(self, store: str | Path, min_iou: float) -> None:
         super().__init__()
         self.store = LabelStore(store)
-        self.grid = grid
-        self.least_overlap = int(encode_share(torch.tensor(min_iou)))
+        self.least_iou = int(encode_fraction(torch.tensor(min_iou)))
 
     def read(self, view: int) -> tuple[torch.Tensor, SoftTargets]:
         """Codes (C, P) uint8 of the class probabilities, and the rest."""
         scores = self.store.soft(view)
-        padded = self.store.padded(view)
         # Rounding keeps the order: what is over the threshold has at least its code.
-        kept = np.flatnonzero((scores.overlap > 0) & (scores.overlap >= self.least_overlap))
+        kept = np.flatnonzero((scores.max_iou > 0) & (scores.max_iou >= self.least_iou))
         targets = SoftTargets(
-            padded=padded,
+            padded=self.store.padded(view),
             tail_mean=scores.tail_mean,
             tail_scale=scores.tail_scale,
-            cells=self.grid.cells(kept, padded),
-            overlap=scores.overlap[kept],
-            boxes=scores.boxes[kept],
+            priors=kept,
+            max_iou=scores.max_iou[kept],
+            distances=scores.distances[kept],
             iou=scores.iou[kept],
         )
         return torch.from_numpy(scores.codes.copy()), targets
@@ -150,33 +145,33 @@ class SoftLADHead(CachedLADHead):
         self.soft_bbox = MODELS.build(soft_bbox)
         self.with_assignment = with_assignment
 
-    def cached_losses(self, features: list[Tensor], samples: SampleList) -> dict[str, Tensor]:
+    def cached_losses(
+        self, features: list[Tensor], samples: SampleList, grid: BatchGrid
+    ) -> dict[str, Tensor]:
         """The soft-label losses, and LAD's losses if it is SoLAD.
 
         Args:
             features: of the neck.
             samples: B samples, as `AttachSoftScores` and the preprocessor leave them.
+            grid: of the batch.
         """
-        shapes, device = level_shapes_of(features), features[0].device
-        assignment = None
-        if self.with_assignment:
-            assignment = self.cached_assignment(samples, shapes, device)
-        targets = self.cached_targets(samples, shapes, device)
-        return self.losses(self(features), targets, assignment, samples)
+        assignment = self.cached_assignment(samples, grid) if self.with_assignment else None
+        targets = self.cached_targets(samples, grid)
+        return self.losses(HeadOutputs(*self(features)), targets, assignment, samples)
 
     def losses(
         self,
-        outputs: tuple[list[Tensor], ...],
+        outputs: HeadOutputs,
         targets: BatchTargets,
-        assignment: tuple | None,
+        assignment: LabelAssignment | None,
         samples: SampleList,
     ) -> dict[str, Tensor]:
         """The soft-label losses, and LAD's losses where there is an assignment.
 
         Args:
-            outputs: of the head, as in `soft_losses`.
+            outputs: of this head.
             targets: what the teacher says.
-            assignment: as `LADHead.get_label_assignment` returns it.
+            assignment: what LAD's losses take.
             samples: B samples.
         """
         losses = self.soft_losses(outputs, targets)
@@ -187,112 +182,90 @@ class SoftLADHead(CachedLADHead):
             )
         return losses
 
-    def cached_targets(
-        self, samples: SampleList, shapes: list[Shape], device: torch.device
-    ) -> BatchTargets:
+    def cached_targets(self, samples: SampleList, grid: BatchGrid) -> BatchTargets:
         """What the samples carry of the teacher, on the batch's grid.
 
         Args:
             samples: B samples, as `AttachSoftScores` and the preprocessor leave them.
-            shapes: (rows, columns) of the batch's feature maps.
-            device: of the result.
+            grid: of the batch.
         """
         targets: list[SoftTargets] = [getattr(sample, SOFT) for sample in samples]
-        level, row, column = np.concatenate([one.cells for one in targets], dtype=np.int64).T
-        counts = [len(one.cells) for one in targets]
-        overlap, boxes, iou = (
+        indices = torch.from_numpy(grid.indices([one.priors for one in targets]))
+        indices = indices.to(grid.device)
+        max_iou, distances, iou = (
             decode(
-                torch.from_numpy(np.concatenate([getattr(one, name) for one in targets])).to(device)
+                torch.from_numpy(np.concatenate([getattr(one, name) for one in targets])).to(
+                    grid.device
+                )
             )
             for name, decode in (
-                ("overlap", decode_share),
-                ("boxes", decode_sides),
-                ("iou", decode_share),
+                ("max_iou", decode_fraction),
+                ("distances", decode_distances),
+                ("iou", decode_fraction),
             )
         )
-        strides = torch.tensor([stride for stride, _ in self.prior_generator.strides])
         return BatchTargets(
-            inside=own_grid(self, samples, shapes, device),
-            probabilities=self._probabilities(samples, targets, shapes),
-            places=torch.from_numpy(self.places(level, row, column, counts, shapes)).to(device),
-            anchors=self.anchors(level, row, column).to(device),
-            strides=strides[torch.from_numpy(level)].to(device),
-            overlap=overlap,
-            boxes=boxes,
+            valid_flags=grid.valid_flags,
+            probabilities=self._probabilities(samples, targets, grid),
+            indices=indices,
+            anchors=grid.anchors(indices),
+            max_iou=max_iou,
+            boxes=grid.boxes_at(indices, distances),
             iou=iou,
         )
 
-    def soft_losses(
-        self, outputs: tuple[list[Tensor], ...], targets: BatchTargets
-    ) -> dict[str, Tensor]:
+    def soft_losses(self, outputs: HeadOutputs, targets: BatchTargets) -> dict[str, Tensor]:
         """The soft-label losses from the outputs of the head: of the classes, boxes and IoU.
 
         Args:
-            outputs: of each level the class logits (B, C, H, W), the encoded boxes (B, 4, H, W)
-                and the logits of the IoU branch (B, 1, H, W).
+            outputs: of this head.
             targets: what the teacher says.
         """
         scores, deltas, iou = (by_prior(levels).flatten(0, 1) for levels in outputs)
-        total = targets.overlap.sum()
+        total = targets.max_iou.sum()
         total = torch.where(total > 0, total, torch.ones_like(total))
         losses = {
             "loss_soft_cls": self.soft_cls(
                 scores,
                 targets.probabilities,
-                targets.inside.flatten().float(),
+                targets.valid_flags.flatten().float(),
                 avg_factor=total,
             )
         }
-        places, anchors = targets.places, targets.anchors
-        if not len(places):
+        indices = targets.indices
+        if not len(indices):
             losses["loss_soft_bbox"] = deltas.sum() * 0
             if self.iou_branch:
                 losses["loss_soft_iou"] = iou.sum() * 0
             return losses
-        distances = targets.boxes * targets.strides[:, None]
-        centres = (anchors[:, :2] + anchors[:, 2:]) / 2
-        believed = torch.cat([centres - distances[:, :2], centres + distances[:, 2:]], 1)
         losses["loss_soft_bbox"] = self.soft_bbox(
-            self.bbox_coder.decode(anchors, deltas[places]),
-            believed,
-            targets.overlap,
+            self.bbox_coder.decode(targets.anchors, deltas[indices]),
+            targets.boxes,
+            targets.max_iou,
             avg_factor=total,
         )
         if self.iou_branch:
-            losses["loss_soft_iou"] = self.soft_iou(iou[places, 0], targets.iou, avg_factor=total)
+            losses["loss_soft_iou"] = self.soft_iou(iou[indices, 0], targets.iou, avg_factor=total)
         return losses
 
     def _probabilities(
-        self, samples: SampleList, targets: list[SoftTargets], shapes: list[Shape]
+        self, samples: SampleList, targets: list[SoftTargets], grid: BatchGrid
     ) -> Tensor:
         """The teacher's class probabilities on the batch's grid, (B * P, C)."""
         assert self.coding, "a head that learns from a store needs the store's coding"
         codes = [getattr(sample, SOFT_CODES) for sample in samples]
-        device = codes[0].device
         tails = [
-            [torch.tensor(part, device=device) for part in (one.tail_mean, one.tail_scale)]
+            [torch.tensor(part, device=grid.device) for part in (one.tail_mean, one.tail_scale)]
             for one in targets
         ]
-        if all(one.padded == samples[0].metainfo["batch_input_shape"] for one in targets):
+        if all(one.padded == grid.padded for one in targets):
             mean, scale = (torch.stack(parts) for parts in zip(*tails, strict=True))
             return self.coding.decode(torch.stack(codes), mean, scale).flatten(0, 1)
-        priors = sum(rows * columns for rows, columns in shapes)
-        placed = torch.zeros(len(codes), priors, self.num_classes, device=device)
-        for image, (own, tail, one) in enumerate(zip(codes, tails, targets, strict=True)):
-            decoded = self.coding.decode(own, *tail)
-            placed[image, self._own_places(one.padded, shapes).to(device)] = decoded
+        placed = torch.zeros(*grid.valid_flags.shape, self.num_classes, device=grid.device)
+        for view, (own, tail, one) in enumerate(zip(codes, tails, targets, strict=True)):
+            where = torch.from_numpy(grid.grid.places_within(one.padded, grid.padded))
+            placed[view, where.to(grid.device)] = self.coding.decode(own, *tail)
         return placed.flatten(0, 1)
-
-    def _own_places(self, padded: Shape, shapes: list[Shape]) -> Tensor:
-        """Where the priors of a view's own grid lie in the batch's grid."""
-        strides = [stride for stride, _ in self.prior_generator.strides]
-        places, start = [], 0
-        for (rows, columns), stride in zip(shapes, strides, strict=True):
-            own_rows, own_columns = (-(-side // stride) for side in padded)
-            grid = torch.arange(start, start + rows * columns).view(rows, columns)
-            places.append(grid[:own_rows, :own_columns].flatten())
-            start += rows * columns
-        return torch.cat(places)
 
 
 @MODELS.register_module()
@@ -306,7 +279,8 @@ class SoftLAD(PAA):
             batch_inputs: (B, 3, H, W) normalised images.
             batch_data_samples: B samples.
         """
+        grid = BatchGrid.of(self.bbox_head.grid, batch_data_samples, batch_inputs.device)
         losses: dict[str, Tensor] = self.bbox_head.cached_losses(
-            self.extract_feat(batch_inputs), batch_data_samples
+            self.extract_feat(batch_inputs), batch_data_samples, grid
         )
         return losses

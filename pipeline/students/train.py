@@ -1,99 +1,117 @@
-"""Trains a student: from the label store, with the teacher in memory, or on its own."""
+"""Trains a student: from the label store, or on its own."""
 
-import shutil
 from typing import Any
 
 from mmengine.config import ConfigDict
 
-from pipeline.data.dataset import load_data_info
+from pipeline.data.dataset import load_split
 from pipeline.detector.build import (
     build_detector,
     load_model_config,
     preprocessing,
-    prior_grid,
     without_downloads,
 )
-from pipeline.detector.model_folder import save_model, weights_digest
-from pipeline.project.errors import UserError
-from pipeline.project.params import Params
+from pipeline.detector.model_folder import save_model
+from pipeline.heads.paa import prior_grid
+from pipeline.loading.transforms import NO_LABELS
 from pipeline.project.paths import Paths
-from pipeline.store.fingerprint import digest, label_parts
+from pipeline.store.fingerprint import label_parts
 from pipeline.store.reader import LabelStore
-from pipeline.students.methods import cached_model, online_model, student_labels
-from pipeline.teacher_pass.labelling import load_teacher
-from pipeline.teacher_pass.teacher import Teacher
+from pipeline.students.cached import cached_model, student_labels
+from pipeline.students.method import method_module
+from pipeline.students.settings import Student
+from pipeline.training.batched_paa import batched_paa
 from pipeline.training.distributed import is_first
-from pipeline.training.run import train
+from pipeline.training.run import TrainingRun, train
+from pipeline.training.run_folder import discard_run
+from pipeline.training.settings import Training
 from pipeline.views.plan import view_plan
-from pipeline.views.priors import PriorGrid
+from pipeline.views.priors import PaddedViews, PriorGrid
+from pipeline.views.settings import Views
 
 
-def train_student(name: str, params: Params, paths: Paths) -> dict[str, Any]:
-    """Train the student `name` and write its model folder.
+def train_student(
+    name: str, student: Student, training: Training, views: Views, paths: Paths
+) -> dict[str, Any]:
+    """Train a student and write its model folder.
+
+    Args:
+        name: of the student.
+        student: what it is and learns.
+        training: how students are trained, where it has no settings of its own.
+        views: which views there are.
+        paths: where data and store are, and where the model goes.
 
     Returns:
-        What the training cost.
+        What the training cost, with the settings of the student.
 
     Raises:
-        UserError: there is no such student, data, labels or teacher are missing, the labels were
-            made for other data, views or priors, or the teacher is for other inputs or priors.
+        UserError: data or labels are missing, or the labels were made for other data, views or
+            priors.
     """
-    student = params.student(name)
-    data = load_data_info(paths)
-    plan = view_plan(params.views)
-    model = load_model_config(student.config, num_classes=len(data.classes))
-    labels: dict[str, Any] = {}
+    train_split = load_split(paths, "train")
+    plan = view_plan(views)
+    model = load_model_config(student.config, num_classes=len(train_split.classes))
+    labels, inputs = NO_LABELS, None
     if student.labels_from == "cached":
         store = LabelStore(paths.labels)
-        grid = _priors(model)
         divisor = preprocessing(model)["pad_size_divisor"]
-        store.require(label_parts(data, plan, grid, divisor), f"the student {name}")
+        shown = PaddedViews(plan, model_grid(model), divisor)
+        store.require(label_parts(train_split, shown), f"the student {name}")
         store.require_complete()
         network = cached_model(model, student.method, store)
-        labels = {
-            "labels": student_labels(student, store, grid),
-            "inputs_digest": digest(store.fingerprint),
-        }
+        labels, inputs = student_labels(student, store), store.fingerprint
     else:
-        if student.labels_from == "online":
-            labels["inputs_digest"] = _check_teacher(name, model, *load_teacher(paths, data))
-        network = online_model(model, student, paths.teacher)
-    state, cost = train(
+        network = batched_paa(model) if student.assigner == "batched" else model
+    run = TrainingRun(
         name=name,
         model=network,
-        training=params.student_training(name),
+        training=student.training.over(training),
         plan=plan,
-        data=data,
-        run_folder=paths.run(name),
-        **labels,
+        split=train_split,
+        folder=paths.run(name),
+        code=(__name__, method_module(student.method)),
+        labels=labels,
+        inputs=inputs,
     )
-    record = {
+    return train_and_save(run, student, model, paths)
+
+
+def train_and_save(
+    run: TrainingRun, student: Student, model: ConfigDict, paths: Paths
+) -> dict[str, Any]:
+    """Train a student's network, and write the model folder with the record of both.
+
+    Args:
+        run: with the config of the network as it is trained.
+        student: what it is and learns.
+        model: the config that is saved: a plain PAA of mmdet.
+        paths: where the model folder goes.
+
+    Returns:
+        The record.
+    """
+    state, cost = train(run)
+    record = student_record(run.name, student, run.training) | cost
+    if is_first():
+        save_model(paths.model(run.name), model, state, record)
+        discard_run(run.folder)
+    return record
+
+
+def student_record(name: str, student: Student, training: Training) -> dict[str, Any]:
+    """What the comparison wants to know of a student beside its costs, for JSON."""
+    return {
         "name": name,
         "method": student.method,
         "labels": student.labels_from,
         "assigner": student.assigner,
         "config": student.config,
-    } | cost
-    if is_first():
-        save_model(paths.model(name), model, state, record)
-        shutil.rmtree(paths.run(name))
-    return record
+        "settings": student.model_dump(mode="json", exclude={"training"})
+        | {"training": training.model_dump(mode="json")},
+    }
 
 
-def _priors(model: ConfigDict) -> PriorGrid:
+def model_grid(model: ConfigDict) -> PriorGrid:
+    """The priors of a model config's head."""
     return prior_grid(build_detector(without_downloads(model)).bbox_head)
-
-
-def _check_teacher(
-    name: str, model: ConfigDict, teacher: Teacher, teacher_model: ConfigDict
-) -> str:
-    """Refuse a teacher of other inputs or priors than the student's; the digest of its weights."""
-    theirs = {"priors": teacher.grid, "data_preprocessor": preprocessing(teacher_model)}
-    own = {"priors": _priors(model), "data_preprocessor": preprocessing(model)}
-    if own != theirs:
-        raise UserError(
-            f"the student {name} shows its batches to the teacher (labels: online), so their "
-            f"configs must have equal priors and data_preprocessor: the teacher's are {theirs}, "
-            f"the student's {own}; make them equal, or use labels: cached"
-        )
-    return weights_digest(teacher.detector.state_dict())

@@ -26,24 +26,25 @@ from distributed import (
     get_worker,
 )
 
-from pipeline.data.dataset import DataInfo
+from pipeline.data.dataset import CheckedSplit
 from pipeline.loading.collate import collate_views
-from pipeline.loading.replay import ViewDataset
+from pipeline.loading.dataset import ViewDataset, view_dataset
+from pipeline.loading.transforms import ALL_OBJECTS
 from pipeline.project.errors import UserError
 from pipeline.project.memory import keep_freed_memory
-from pipeline.project.params import Labels
 from pipeline.project.paths import Paths
 from pipeline.store.reader import LabelStore
 from pipeline.store.schema import Shard
 from pipeline.store.writer import StoreWriter
 from pipeline.teacher_pass.background import Background
-from pipeline.teacher_pass.labelling import (
-    batches_of,
+from pipeline.teacher_pass.fingerprint import (
+    code_and_versions,
     labels_fingerprint,
-    load_teacher,
     numerics_of,
-    view_dataset,
 )
+from pipeline.teacher_pass.label import batches_of, load_teacher
+from pipeline.teacher_pass.open_store import require_continuable
+from pipeline.teacher_pass.settings import Labels
 from pipeline.teacher_pass.shard_labeller import AHEAD, ShardLabeller
 
 CONNECT_SECONDS = 10
@@ -51,7 +52,7 @@ RETRIES = 2
 
 
 @dataclass(frozen=True)
-class Share:
+class MachineShare:
     """How a machine is shared out.
 
     Attributes:
@@ -63,7 +64,7 @@ class Share:
     threads: int
 
     @classmethod
-    def of(cls, labels: Labels) -> "Share":
+    def of(cls, labels: Labels) -> "MachineShare":
         """From the section `labels`; with a scheduler elsewhere the number of workers is its own.
 
         By default a worker for each GPU, else for each core; all cores in equal parts.
@@ -81,15 +82,15 @@ class TeacherPlugin(WorkerPlugin):
 
     Args:
         paths: absolute, and the same on all machines.
-        data: the data set, likewise.
+        train: the training split, with absolute paths.
         loaders: threads that load images, at most one less than `threads`.
         threads: with which it computes.
     """
 
-    def __init__(self, paths: Paths, data: DataInfo, loaders: int, threads: int) -> None:
+    def __init__(self, paths: Paths, train: CheckedSplit, loaders: int, threads: int) -> None:
         self.name = f"teacher for {paths.labels}"
         self.paths = paths
-        self.data = data
+        self.train = train
         self.loaders = min(loaders, threads - 1)
         self.threads = threads
 
@@ -107,18 +108,19 @@ class TeacherPlugin(WorkerPlugin):
             device = f"cuda:{worker.name % torch.cuda.device_count()}"
         store = LabelStore(self.paths.labels)
         numerics = numerics_of(store.fingerprint)
-        teacher, model = load_teacher(self.paths, self.data, numerics, device)
+        teacher, model = load_teacher(self.paths, self.train, numerics, device)
         soft = store.soft_settings()
         store.require(
-            labels_fingerprint(self.data, teacher, model, store.plan(), soft),
-            f"the Dask worker {worker.address}, which must have the device, code and libraries "
-            "of the process that starts the pass",
+            labels_fingerprint(self.train, teacher, model, store.plan(), soft),
+            f"the Dask worker {worker.address}, which must have the device of the process that "
+            "starts the pass",
         )
+        require_continuable(store, code_and_versions())
         self.made_with = store.made_with
         self.shards = {(shard.bucket, shard.number): shard for shard in store.layout.shards()}
         self.writer = StoreWriter(self.paths.labels, store.layout)
         self.labeller = ShardLabeller(teacher, soft, self.writer)
-        self.dataset = view_dataset(self.data, store.plan())
+        self.dataset = view_dataset(self.train, store.plan(), ALL_OBJECTS)
         self.network = threading.Lock()
 
     def label(self, bucket: int, number: int) -> int:
@@ -152,29 +154,29 @@ def _load(dataset: ViewDataset, batches: list[list[int]], threads: int) -> Itera
 
 
 def _label(plugin: str, bucket: int, number: int) -> int:
-    """The task."""
+    """The task of Dask: label a shard in a worker that has the plugin."""
     return get_worker().plugins[plugin].label(bucket, number)
 
 
 @contextmanager
 def labelled_shards(
-    labels: Labels, paths: Paths, data: DataInfo, pending: list[Shard]
+    labels: Labels, paths: Paths, train: CheckedSplit, pending: list[Shard]
 ) -> Iterator[Iterator[int]]:
     """Have Dask label the pending shards; gives the number of views of each that is complete.
 
     Args:
         labels: the settings.
         paths: of data, teacher and store.
-        data: the data set.
+        train: the training split.
         pending: shards that are not complete; nobody else writes them.
 
     Raises:
         UserError: there is no scheduler, a worker's labels would be others, or a worker is
             killed again and again.
     """
-    share = Share.of(labels)
+    share = MachineShare.of(labels)
     plugin = TeacherPlugin(
-        Paths(paths.root.resolve()), _absolute(data), labels.workers, share.threads
+        Paths(paths.root.resolve()), _absolute(train), labels.workers, share.threads
     )
     with _client(labels.scheduler, share) as client:
         client.register_plugin(plugin)
@@ -186,13 +188,12 @@ def labelled_shards(
                 client.unregister_worker_plugin(plugin.name)
 
 
-def _absolute(data: DataInfo) -> DataInfo:
-    train = replace(
-        data.train,
-        annotations=data.train.annotations.resolve(),
-        images_folder=data.train.images_folder.resolve(),
+def _absolute(train: CheckedSplit) -> CheckedSplit:
+    return replace(
+        train,
+        annotations=train.annotations.resolve(),
+        images_folder=train.images_folder.resolve(),
     )
-    return replace(data, train=train)
 
 
 def _results(client: Client, plugin: str, pending: list[Shard]) -> Iterator[int]:
@@ -220,7 +221,7 @@ def _results(client: Client, plugin: str, pending: list[Shard]) -> Iterator[int]
 
 
 @contextmanager
-def _client(scheduler: str, share: Share) -> Iterator[Client]:
+def _client(scheduler: str, share: MachineShare) -> Iterator[Client]:
     if scheduler == "cluster":
         with (
             LocalCluster(

@@ -13,7 +13,7 @@ from pipeline.store.coding import SoftSettings
 from pipeline.store.schema import ASSIGNED_GT, Shard
 from pipeline.store.writer import StoreWriter
 from pipeline.teacher_pass.background import Background
-from pipeline.teacher_pass.labelling import Seen, label_rows, look
+from pipeline.teacher_pass.label import ForwardPass, label_rows, run_network
 from pipeline.teacher_pass.teacher import Teacher
 
 AHEAD = 2
@@ -58,7 +58,7 @@ class ShardLabeller:
 
         Args:
             shard: which views.
-            batches: collated items of `view_dataset`, first those of this shard.
+            batches: collated items, first those of this shard.
             background: for assigning, coding and writing.
             labelled: told in the background how many views are.
             before_writing: called in the background.
@@ -66,9 +66,9 @@ class ShardLabeller:
         parts: list[dict[str, np.ndarray]] = []
         fallbacks = 0
 
-        def add(seen: Seen) -> None:
+        def add(views: ForwardPass) -> None:
             nonlocal fallbacks
-            rows, fell_back = label_rows(self.teacher, seen, self.soft)
+            rows, fell_back = label_rows(self.teacher, views, self.soft)
             parts.append(rows)
             fallbacks += fell_back
             labelled(len(rows[ASSIGNED_GT]))
@@ -81,7 +81,7 @@ class ShardLabeller:
 
         shown = 0
         while shown < len(shard.views):
-            seen = look(self.teacher, next(batches))
-            shown += len(seen.objects)
-            background.submit(partial(add, seen))
+            views = run_network(self.teacher, next(batches))
+            shown += len(views.truth.boxes)
+            background.submit(partial(add, views))
         background.submit(write)

@@ -1,86 +1,23 @@
 """The teacher: a PAA detector that decides which prior learns which object.
 
-Shapes: B views on one grid of P priors, C classes, N candidates.
+Shapes: B views on one grid of P priors, C classes. Boxes are xyxy in pixels of the view.
 """
 
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
-from mmdet.models.dense_heads import PAAHead
 from mmdet.models.detectors import PAA
-from mmdet.models.losses import FocalLoss
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
-from pipeline.assignment.iou import best_overlap
-from pipeline.assignment.paa import (
-    BACKGROUND,
-    TOP_K,
-    Candidates,
-    list_candidates,
-    select_positives,
-)
-from pipeline.data.coco import Objects
-from pipeline.detector.build import prior_grid
+from pipeline.assignment.iou import max_iou
+from pipeline.assignment.paa import BACKGROUND, list_candidates, select_positives
+from pipeline.data.ground_truth import GroundTruth
 from pipeline.detector.pooling import pool_quickly
-from pipeline.project.errors import UserError
-from pipeline.project.params import Labels
+from pipeline.heads.paa import HeadOutputs, candidate_costs, check_rule, prior_grid
+from pipeline.teacher_pass.settings import Labels
 from pipeline.views.plan import Shape
-from pipeline.views.priors import Priors
-
-_RULE = {"pos_iou_thr": 0.1, "neg_iou_thr": 0.1, "min_pos_iou": 0}
-
-
-class Outputs(NamedTuple):
-    """What a head returns for a batch: a map for each level, of H x W cells.
-
-    Attributes:
-        scores: (B, C, H, W) class logits.
-        deltas: (B, 4, H, W) encoded boxes.
-        iou: (B, 1, H, W) logits of the IoU branch.
-    """
-
-    scores: Sequence[Tensor]
-    deltas: Sequence[Tensor]
-    iou: Sequence[Tensor]
-
-    @property
-    def device(self) -> torch.device:
-        """Where it is."""
-        return self.scores[0].device
-
-    def float(self) -> "Outputs":
-        """The same in float32."""
-        return Outputs(*([level.float() for level in maps] for maps in self))
-
-    def joined(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Class logits (B, P, C), encoded boxes (B, P, 4) and logits of the IoU branch (B, P, 1).
-
-        They are stored channel by channel, as the maps are: turning them around takes long.
-        """
-        scores, deltas, iou = (
-            torch.cat([level.flatten(2) for level in maps], 2).mT for maps in self
-        )
-        return scores, deltas, iou
-
-    def at(self, candidates: Candidates) -> tuple[Tensor, Tensor]:
-        """Class logits (N, C) and encoded boxes (N, 4) of candidates, whose priors ascend."""
-        counts = candidates.level.bincount(minlength=len(self.scores)).tolist()
-        first, places = 0, []
-        for level, image, prior in zip(
-            self.scores, candidates.image.split(counts), candidates.prior.split(counts), strict=True
-        ):
-            places.append((image, prior - first))
-            first += level[0, 0].numel()
-        scores, deltas = (
-            torch.cat([m.flatten(2).mT[where] for m, where in zip(maps, places, strict=True)])
-            for maps in (self.scores, self.deltas)
-        )
-        return scores, deltas
 
 
 @dataclass(frozen=True)
@@ -88,102 +25,30 @@ class Assignment:
     """What a teacher decided for a batch.
 
     Attributes:
-        objects: (B, P) int64, for each prior the index of its object or `BACKGROUND`.
+        assigned_gt_inds: (B, P) int64, for each prior the index of its object or `BACKGROUND`.
         fallbacks: how many objects had costs that allow no mixture.
     """
 
-    objects: Tensor
+    assigned_gt_inds: Tensor
     fallbacks: int
 
 
 @dataclass(frozen=True)
-class Beliefs:
+class SoftPredictions:
     """A teacher's soft scores for a batch; the last three are 0 where no box is kept.
 
     Attributes:
         probabilities: (B, P, C) of the classes.
-        overlap: (B, P) best IoU of the decoded box with an object.
-        boxes: (B, P, 4) left, top, right, bottom from the prior's centre, in strides.
+        max_iou: (B, P) best IoU of the decoded box with an object.
+        distances: (B, P, 4) of the box's left, top, right and bottom from the prior's centre, in
+            strides.
         iou: (B, P) probability of the IoU branch.
     """
 
     probabilities: Tensor
-    overlap: Tensor
-    boxes: Tensor
+    max_iou: Tensor
+    distances: Tensor
     iou: Tensor
-
-
-def check_rule(head: PAAHead, whose: str) -> None:
-    """Refuse a head with another assignment than PAA's.
-
-    Args:
-        head: of a PAA.
-        whose: names the network, for the error.
-
-    Raises:
-        UserError: the assignment settings are others.
-    """
-    assigner = head.assigner
-    expected = _RULE | {"topk": TOP_K, "ignore_iof_thr <= 0": True, "allowed_border < 0": True}
-    found = {name: getattr(assigner, name, None) for name in _RULE} | {
-        "topk": head.topk,
-        "ignore_iof_thr <= 0": getattr(assigner, "ignore_iof_thr", -1) <= 0,
-        "allowed_border < 0": head.train_cfg.allowed_border < 0,
-    }
-    if found != expected:
-        raise UserError(
-            f"{whose}'s config must assign as PAA does (train_cfg, topk): "
-            f"expected {expected}, found {found}"
-        )
-
-
-@torch.no_grad()
-def candidate_costs(head: PAAHead, outputs: Outputs, candidates: Candidates) -> Tensor:
-    """PAA's cost of each candidate, with the head's own losses and without gradient.
-
-    Args:
-        head: whose losses count.
-        outputs: of that head.
-        candidates: of the batch.
-
-    Returns:
-        (N,).
-    """
-    scores, deltas = outputs.at(candidates)
-    if not len(scores):
-        return scores.new_zeros(0)
-    # What `PAAHead.get_pos_loss` computes, without its copies.
-    of_class = class_costs(head.loss_cls, scores, candidates.labels)
-    decoded = head.bbox_coder.decode(candidates.anchors, deltas)
-    of_box: Tensor = head.loss_bbox(decoded, candidates.boxes, reduction_override="none")
-    return of_box + of_class
-
-
-def class_costs(loss_cls: Any, scores: Tensor, labels: Tensor) -> Tensor:
-    """The classes' loss of each row, summed over classes: (N,), without gradient.
-
-    Of mmdet's focal loss on the CPU, the operations on a number are those of its own, in their
-    order, so the result is the same to the last bit. But its every operation is on all classes
-    twice, as one that is there and one that is not; here the label's alone is written over.
-
-    Args:
-        loss_cls: of a head.
-        scores: (N, C) logits.
-        labels: (N,) int64.
-    """
-    if type(loss_cls) is not FocalLoss or loss_cls.activated or scores.is_cuda:
-        result: Tensor = loss_cls(scores, labels, reduction_override="none").sum(1)
-        return result
-    gamma, alpha = loss_cls.gamma, loss_cls.alpha
-    log_p = logsigmoid(scores)
-    p = scores.sigmoid()
-    label = labels[:, None]
-    own = (0 * scores.gather(1, label) - log_p.gather(1, label)) * (
-        (1 - p.gather(1, label)).pow_(gamma) * alpha
-    )
-    losses = torch.sub(scores, log_p, out=log_p).mul_(p.pow_(gamma).mul_(1 - alpha))
-    losses.scatter_(1, label, own)
-    return losses.mul_(loss_cls.loss_weight).sum(1)
 
 
 @dataclass(frozen=True)
@@ -226,17 +91,16 @@ class Teacher:
         pool_quickly(self.detector)
         self.head = detector.bbox_head
         self.grid = prior_grid(self.head)
-        self._priors: tuple[Any, Priors] | None = None
         check_rule(self.head, "the teacher")
 
     @property
     def device(self) -> torch.device:
-        """Where its weights are."""
+        """The device of its weights."""
         device: torch.device = next(self.detector.parameters()).device
         return device
 
     @torch.inference_mode()
-    def forward(self, images: Tensor) -> Outputs:
+    def forward(self, images: Tensor) -> HeadOutputs:
         """Run the network.
 
         Args:
@@ -248,7 +112,7 @@ class Teacher:
         if self.numerics.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         with self._autocast():
-            found = Outputs(*self.head(self.detector.extract_feat(images)))
+            found = HeadOutputs(*self.head(self.detector.extract_feat(images)))
         return found.float()
 
     def _autocast(self) -> AbstractContextManager[Any]:
@@ -257,93 +121,52 @@ class Teacher:
         return torch.autocast(self.device.type, getattr(torch, self.numerics.dtype))
 
     @torch.inference_mode()
-    def assign(self, outputs: Outputs, objects: Sequence[Objects], padded: Shape) -> Assignment:
+    def assign(self, outputs: HeadOutputs, truth: GroundTruth, padded: Shape) -> Assignment:
         """The label assignment of a batch of views with the same padded size.
 
         Args:
             outputs: of the head.
-            objects: of each view, all objects in file order; boxes in pixels of the view.
-            padded: (H, W).
+            truth: the objects of the views, on the same device.
+            padded: (height, width) in pixels.
         """
-        device = outputs.device
-        boxes, labels, present = (part.to(device) for part in _pad(objects))
-        priors = self._priors_of(padded, device)
-        candidates = list_candidates(priors, boxes, labels, present)
+        priors = self.grid.priors(padded, outputs.device)
+        candidates = list_candidates(priors, truth)
         positives = select_positives(
             candidate_costs(self.head, outputs, candidates),
             candidates.group,
             candidates.level,
             len(self.grid.strides),
         )
-        assigned = torch.full((len(boxes), len(priors.boxes)), BACKGROUND, device=device)
+        assigned = torch.full(
+            (len(truth.boxes), len(priors.boxes)), BACKGROUND, device=outputs.device
+        )
         assigned[candidates.image, candidates.prior] = torch.where(
             positives.chosen, candidates.object, BACKGROUND
         )
         return Assignment(assigned, len(positives.fallbacks))
 
     @torch.inference_mode()
-    def believe(
-        self, outputs: Outputs, objects: Sequence[Objects], padded: Shape, min_iou: float
-    ) -> Beliefs:
+    def predict_soft(
+        self, outputs: HeadOutputs, truth: GroundTruth, padded: Shape, min_iou: float
+    ) -> SoftPredictions:
         """The soft scores of a batch of views with the same padded size.
 
         Args:
             outputs: of the head.
-            objects: as in `assign`; crowds do not count.
-            padded: (H, W).
+            truth: as in `assign`; crowds do not count.
+            padded: (height, width) in pixels.
             min_iou: boxes are kept where they overlap an object by more than this.
         """
-        boxes, _, present = (part.to(outputs.device) for part in _pad(objects))
-        return self.believe_padded(outputs, boxes, present, padded, min_iou)
-
-    @torch.inference_mode()
-    def believe_padded(
-        self, outputs: Outputs, boxes: Tensor, present: Tensor, padded: Shape, min_iou: float
-    ) -> Beliefs:
-        """The soft scores of a batch, for objects that are on its device already.
-
-        Args:
-            outputs: of the head.
-            boxes: (B, M, 4), anything where not present.
-            present: (B, M) bool, false for padding and for crowds.
-            padded: (H, W) of the batch.
-            min_iou: as in `believe`.
-        """
-        device = outputs.device
-        priors = self._priors_of(padded, device)
+        priors = self.grid.priors(padded, outputs.device)
         scores, deltas, iou = outputs.joined()
         decoded = self.head.bbox_coder.decode(
-            priors.boxes.repeat(len(boxes), 1), deltas.flatten(0, 1)
+            priors.boxes.repeat(len(deltas), 1), deltas.flatten(0, 1)
         ).view(deltas.shape)
-        overlap = best_overlap(decoded, boxes, present)
-        kept = overlap > min_iou
-        centres = (priors.boxes[:, :2] + priors.boxes[:, 2:]) / 2
-        strides = torch.tensor(self.grid.strides, device=device)[priors.levels]
-        sides = torch.cat([centres - decoded[..., :2], decoded[..., 2:] - centres], -1)
-        return Beliefs(
+        best = max_iou(decoded, truth)
+        kept = best > min_iou
+        return SoftPredictions(
             probabilities=scores.sigmoid(),
-            overlap=overlap * kept,
-            boxes=sides / strides[:, None] * kept[..., None],
+            max_iou=best * kept,
+            distances=priors.distances(decoded) * kept[..., None],
             iou=iou[..., 0].sigmoid() * kept,
         )
-
-    def _priors_of(self, padded: Shape, device: torch.device) -> Priors:
-        """The priors of views; kept, as views of a bucket follow each other."""
-        key = tuple(padded), device
-        if self._priors is None or self._priors[0] != key:
-            self._priors = key, self.grid.priors(padded, device)
-        return self._priors[1]
-
-
-def _pad(objects: Sequence[Objects]) -> tuple[Tensor, Tensor, Tensor]:
-    """Boxes (B, M, 4) float32, labels (B, M) and what is there and no crowd (B, M)."""
-    shape = (len(objects), max((len(one.labels) for one in objects), default=0))
-    boxes = np.zeros((*shape, 4), np.float32)
-    labels = np.zeros(shape, np.int64)
-    present = np.zeros(shape, bool)
-    for image, one in enumerate(objects):
-        count = len(one.labels)
-        boxes[image, :count] = one.boxes
-        labels[image, :count] = one.labels
-        present[image, :count] = ~one.crowd
-    return torch.from_numpy(boxes), torch.from_numpy(labels), torch.from_numpy(present)

@@ -1,73 +1,97 @@
-"""The grid of a training batch, which views of several sizes share, and labels on that grid.
+"""The grid of a training batch, which views of several sizes share.
 
 A view is padded to the size of the largest of its batch, so the batch's grid can have priors
-outside the view's own. mmdet's valid flags name them, and nothing is learnt there.
+outside the view's own. mmdet's valid flags name the others, and nothing is learnt outside.
 
-Shapes: B views, P priors of the batch's grid, K positives. Boxes are xyxy in pixels of the view.
+Shapes: B views, P priors of the batch's grid. Boxes are xyxy in pixels of the view.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
+import numpy as np
+import numpy.typing as npt
 import torch
-from mmdet.models.dense_heads import LADHead, PAAHead
 from mmdet.structures import SampleList
 from torch import Tensor
 
+from pipeline.data.ground_truth import GroundTruth
 from pipeline.views.plan import Shape
+from pipeline.views.priors import PriorGrid, Priors
 
 
-def level_shapes_of(levels: Sequence[Tensor]) -> list[Shape]:
-    """(rows, columns) of each level's feature map."""
-    return [(level.shape[-2], level.shape[-1]) for level in levels]
+@dataclass(frozen=True, eq=False)
+class BatchGrid:
+    """The priors of a batch.
 
-
-def by_prior(levels: Sequence[Tensor]) -> Tensor:
-    """What a head says of each prior, (B, P, C), from its maps (B, C, H, W) of the levels."""
-    return torch.cat([level.permute(0, 2, 3, 1).flatten(1, 2) for level in levels], 1)
-
-
-def own_grid(
-    head: PAAHead, samples: SampleList, level_shapes: list[Shape], device: torch.device
-) -> Tensor:
-    """Which priors lie inside a view's own padded size: mmdet's valid flags, (B, P) bool.
-
-    Args:
-        head: whose priors they are.
-        samples: B samples whose meta data holds `pad_shape`.
-        level_shapes: (rows, columns) of the batch's feature maps.
-        device: of the result.
+    Attributes:
+        grid: of the network's head.
+        padded: (height, width) of the batch in pixels.
+        own: the padded (height, width) of each of the B views alone.
+        device: where tensors are wanted.
     """
-    pad_shapes = [sample.metainfo["pad_shape"] for sample in samples]
-    if all(shape == samples[0].metainfo["batch_input_shape"] for shape in pad_shapes):
-        priors = sum(rows * columns for rows, columns in level_shapes)
-        return torch.ones(len(samples), priors, dtype=torch.bool, device=device)
-    flags = []
-    padded = torch.tensor(pad_shapes, device=device)
-    strides = [stride for stride, _ in head.prior_generator.strides]
-    for (rows, columns), stride in zip(level_shapes, strides, strict=True):
-        own = torch.div(padded + stride - 1, stride, rounding_mode="floor")[..., None]
-        inside_rows = torch.arange(rows, device=device) < own[:, 0]
-        inside_columns = torch.arange(columns, device=device) < own[:, 1]
-        flags.append((inside_rows[:, :, None] & inside_columns[:, None, :]).flatten(1))
-    return torch.cat(flags, 1)
+
+    grid: PriorGrid
+    padded: Shape
+    own: Sequence[Shape]
+    device: torch.device
+
+    @classmethod
+    def of(cls, grid: PriorGrid, samples: SampleList, device: torch.device) -> "BatchGrid":
+        """The grid of B samples, as the preprocessor leaves them."""
+        sizes = [sample.metainfo["pad_shape"][:2] for sample in samples]
+        return cls(grid, samples[0].metainfo["batch_input_shape"], sizes, device)
+
+    @property
+    def priors(self) -> Priors:
+        """All P of them."""
+        return self.grid.priors(self.padded, self.device)
+
+    @cached_property
+    def valid_flags(self) -> Tensor:
+        """Which priors lie inside a view's own padded size, (B, P) bool, as mmdet has them."""
+        flags = torch.ones(len(self.own), self.grid.count(self.padded), dtype=torch.bool)
+        for view, own in enumerate(self.own):
+            if tuple(own) != tuple(self.padded):
+                flags[view] = False
+                flags[view, self.grid.places_within(own, self.padded)] = True
+        return flags.to(self.device, non_blocking=True)
+
+    def indices(self, priors: Sequence[npt.NDArray]) -> npt.NDArray[np.int64]:
+        """Where priors of views lie among the B * P of the batch, view after view: (K,).
+
+        Args:
+            priors: of each view, indices in the view's own grid.
+        """
+        count = self.grid.count(self.padded)
+        return np.concatenate(
+            [
+                view * count + self.grid.places_within(own, self.padded)[chosen]
+                for view, (own, chosen) in enumerate(zip(self.own, priors, strict=True))
+            ]
+        )
+
+    def anchors(self, indices: Tensor) -> Tensor:
+        """The priors as boxes, (K, 4).
+
+        Args:
+            indices: (K,) int64 among the B * P, on the grid's device.
+        """
+        boxes = self.priors.boxes
+        return boxes[indices % len(boxes)]
+
+    def boxes_at(self, indices: Tensor, distances: Tensor) -> Tensor:
+        """Boxes (K, 4) from their distances (K, 4) in strides; see `Priors.boxes_at`.
+
+        Args:
+            indices: (K,) int64 among the B * P, on the grid's device.
+            distances: of the box of each.
+        """
+        return self.priors.boxes_at(indices % len(self.priors.boxes), distances)
 
 
-def label_assignment(
-    head: LADHead, inside: Tensor, *, places: Tensor, labels: Tensor, boxes: Tensor, anchors: Tensor
-) -> tuple:
-    """What mmdet's `LADHead.get_label_assignment` returns, from the positives.
-
-    Args:
-        head: that learns it.
-        inside: (B, P) bool, the priors of each view's own grid; others get label weight 0.
-        places: (K,) int64 where the positives lie among the batch's B * P priors, ascending.
-        labels: (K,) int64 the class that each learns.
-        boxes: (K, 4) the box that each learns.
-        anchors: (K, 4) the positives as boxes.
-    """
-    weights = inside.flatten().float()
-    all_labels = torch.full(weights.shape, head.num_classes, device=weights.device)
-    all_labels[places] = labels
-    box_targets = weights.new_zeros(len(weights), 4)
-    box_targets[places] = boxes
-    return all_labels, weights, box_targets, None, places, anchors, len(places)
+def ground_truth(samples: SampleList, device: torch.device) -> GroundTruth:
+    """The objects of B samples, as the preprocessor leaves them: without crowds."""
+    objects = [sample.gt_instances.to(device) for sample in samples]
+    return GroundTruth.pad([one.bboxes for one in objects], [one.labels for one in objects])

@@ -11,9 +11,9 @@ from mmengine.config import ConfigDict
 from torch import Tensor
 
 from pipeline.heads.lad import ObjectnessLADHead
-from pipeline.teacher_pass.teacher import Outputs, check_rule
-from pipeline.training.batch_grid import by_prior, level_shapes_of
-from pipeline.training.online_assignment import assign_batch, count_fallbacks
+from pipeline.heads.paa import HeadOutputs, LabelAssignment, by_prior, check_rule
+from pipeline.training.batch_assignment import assign_batch, count_fallbacks
+from pipeline.training.batch_grid import BatchGrid
 
 SMALLEST_WEIGHT = 1e-12
 """Of a positive's box loss: mmdet's EPS."""
@@ -38,27 +38,25 @@ class BatchedPAAHead(ObjectnessLADHead):
             x: features of the neck.
             batch_data_samples: B samples, as the preprocessor leaves them.
         """
-        outputs = self(x)
-        assignment = assign_batch(self, Outputs(*outputs), batch_data_samples, level_shapes_of(x))
+        outputs = HeadOutputs(*self(x))
+        grid = BatchGrid.of(self.grid, batch_data_samples, outputs.device)
+        assignment = assign_batch(self, outputs, batch_data_samples, grid)
         instances, ignored, metas = unpack_gt_instances(batch_data_samples)
         losses: dict[str, Tensor] = self.loss_by_feat(
-            *outputs, instances, metas, ignored, label_assignment_results=assignment.results
+            *outputs, instances, metas, ignored, label_assignment_results=assignment.labels
         )
-        num_positives = assignment.results[-1]
-        if num_positives:
-            losses["loss_bbox"] = self._box_loss(outputs[1], assignment.results)
+        if assignment.labels.num_pos:
+            losses["loss_bbox"] = self._box_loss(outputs, assignment.labels)
         return losses | count_fallbacks(assignment)
 
-    def _box_loss(self, deltas: list[Tensor], assignment: tuple) -> Tensor:
-        """PAA's box loss, which weighs a positive by its overlap; LAD's does not."""
-        _, _, targets, _, positives, anchors, _ = assignment
-        predicted = self.bbox_coder.decode(anchors, by_prior(deltas).flatten(0, 1)[positives])
-        overlap = bbox_overlaps(predicted.detach(), targets[positives], is_aligned=True)
+    def _box_loss(self, outputs: HeadOutputs, labels: LabelAssignment) -> Tensor:
+        """PAA's box loss, which weighs a positive by its IoU; LAD's does not."""
+        deltas = by_prior(outputs.bbox_preds).flatten(0, 1)[labels.pos_inds]
+        predicted = self.bbox_coder.decode(labels.pos_anchors, deltas)
+        targets = labels.bboxes_target[labels.pos_inds]
+        iou = bbox_overlaps(predicted.detach(), targets, is_aligned=True)
         loss: Tensor = self.loss_bbox(
-            predicted,
-            targets[positives],
-            overlap.clamp(min=SMALLEST_WEIGHT),
-            avg_factor=overlap.sum(),
+            predicted, targets, iou.clamp(min=SMALLEST_WEIGHT), avg_factor=iou.sum()
         )
         return loss
 

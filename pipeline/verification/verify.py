@@ -13,32 +13,29 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pipeline.data.coco import load_images
-from pipeline.data.dataset import DataInfo, load_data_info
+from pipeline.data.dataset import CheckedSplit, load_split
 from pipeline.loading.collate import view_loader
+from pipeline.loading.dataset import view_dataset
+from pipeline.loading.transforms import ALL_OBJECTS
+from pipeline.project.digests import differences
 from pipeline.project.errors import UserError
-from pipeline.project.params import Params
+from pipeline.project.files import write_whole
 from pipeline.project.paths import Paths
 from pipeline.store.coding import (
     TAIL,
     SoftSettings,
-    encode_share,
-    encode_sides,
+    encode_distances,
+    encode_fraction,
     tail_mean,
     tail_scale,
 )
-from pipeline.store.fingerprint import differences, digest
+from pipeline.store.fingerprint import data_part
 from pipeline.store.integrity import check_structure
 from pipeline.store.reader import LabelStore, SoftScores
 from pipeline.store.schema import ASSIGNED_GT
-from pipeline.teacher_pass.labelling import (
-    ask,
-    batches_of,
-    labels_fingerprint,
-    load_teacher,
-    numerics_of,
-    view_dataset,
-)
-from pipeline.teacher_pass.teacher import Beliefs
+from pipeline.teacher_pass.fingerprint import code_and_versions, labels_fingerprint, numerics_of
+from pipeline.teacher_pass.label import batches_of, label_views, load_teacher, run_network
+from pipeline.teacher_pass.teacher import SoftPredictions
 
 SEED = 0
 LISTED = 100
@@ -50,7 +47,7 @@ _ROUNDING = 1e-5
 
 
 @dataclass
-class Comparison:
+class EntryDifferences:
     """Stored entries beside recomputed ones.
 
     Attributes:
@@ -69,26 +66,29 @@ class Verification:
     """What was checked and what is wrong.
 
     Attributes:
-        store: where it is.
+        store: the folder of the store.
         problems: a line each.
         structure: how many views, buckets, shards and rows were read.
         recomputed_views: how many the teacher looked at again.
         comparisons: of them, by array.
         notices: what was not checked, and why.
+        made_with: the library versions that made the store, as far as they are known.
     """
 
     store: Path
     problems: list[str] = field(default_factory=list)
     structure: dict[str, int] = field(default_factory=dict)
     recomputed_views: int = 0
-    comparisons: dict[str, Comparison] = field(default_factory=dict)
+    comparisons: dict[str, EntryDifferences] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
+    made_with: dict[str, str] = field(default_factory=dict)
 
     def report(self, fingerprint: str | None) -> dict[str, Any]:
         """What `verify.json` holds: the same for the same store, as students depend on it."""
         return {
             "passed": not self.problems,
             "fingerprint": fingerprint,
+            "made_with": self.made_with,
             "structure": self.structure,
             "recomputed_views": self.recomputed_views,
             "compared": {
@@ -101,13 +101,13 @@ class Verification:
         }
 
 
-def verify_labels(
-    params: Params, paths: Paths, sample: int | None, with_teacher: bool
-) -> Verification:
+def verify_labels(paths: Paths, sample: int | None, with_teacher: bool) -> Verification:
     """Check the label store, and write `verify.json`.
 
+    A store that other code or library versions made is checked like any: what the teacher says now
+    is compared with what is stored.
+
     Args:
-        params: the settings; only the number of loader processes counts.
         paths: where store, data and teacher are.
         sample: how many views the teacher looks at again, None for all.
         with_teacher: whether it does.
@@ -121,64 +121,61 @@ def verify_labels(
     fingerprint = None
     try:
         store = LabelStore(paths.labels)
-        fingerprint = digest(store.fingerprint)
-        data = _check_structure(store, paths, found)
+        fingerprint = store.fingerprint_digest
+        found.made_with = store.made_with.get("versions", {})
+        train = _check_structure(store, paths, found)
         if not with_teacher:
             found.notices.append("nothing was recomputed with the teacher (--no-teacher)")
         else:
-            data = data or load_data_info(paths)
-            _recompute(store, data, paths, params.labels.workers, sample, found)
+            _recompute(store, train or load_split(paths, "train"), paths, sample, found)
     except UserError as error:
         found.problems.append(str(error))
-    text = json.dumps(found.report(fingerprint), indent=1)
-    (paths.root / "verify.json").write_text(text + "\n")
+    write_whole(paths.verification, json.dumps(found.report(fingerprint), indent=1) + "\n")
     return found
 
 
-def _check_structure(store: LabelStore, paths: Paths, found: Verification) -> DataInfo | None:
-    """The part without a teacher; returns the data set if it is there."""
-    data = images = None
+def checked_with() -> dict[str, str]:
+    """The library versions that check a store here."""
+    versions: dict[str, str] = code_and_versions()["versions"]
+    return versions
+
+
+def _check_structure(store: LabelStore, paths: Paths, found: Verification) -> CheckedSplit | None:
+    """The part without a teacher; returns the training split if it is there."""
+    train = images = None
     try:
-        data = load_data_info(paths)
-        images = load_images(data.train.annotations)
+        train = load_split(paths, "train")
+        images = load_images(train.annotations)
     except UserError as error:
         found.notices.append(f"not compared with the data set: {error}")
-    if data:
-        ours = {
-            "classes": list(data.classes),
-            "annotations": data.train.annotations_digest,
-            "images": data.train.images_digest,
-        }
-        lines = differences({"data": ours}, {"data": store.fingerprint["data"]})
+    if train:
+        lines = differences({"data": data_part(train)}, {"data": store.fingerprint["data"]})
         found.problems += [f"the store is not of this data set: {line}" for line in lines]
     found.structure = check_structure(store, images, found.problems)
-    return data
+    return train
 
 
 def _recompute(
-    store: LabelStore,
-    data: DataInfo,
-    paths: Paths,
-    workers: int,
-    sample: int | None,
-    found: Verification,
+    store: LabelStore, train: CheckedSplit, paths: Paths, sample: int | None, found: Verification
 ) -> None:
-    teacher, model = load_teacher(paths, data, numerics_of(store.fingerprint))
+    teacher, model = load_teacher(paths, train, numerics_of(store.fingerprint))
     soft = store.soft_settings()
     store.require(
-        labels_fingerprint(data, teacher, model, store.plan(), soft),
+        labels_fingerprint(train, teacher, model, store.plan(), soft),
         "this teacher, data set or machine (`--no-teacher` checks the rest)",
     )
     batches = _sample(store, sample)
-    loader = view_loader(view_dataset(data, store.plan()), batches, workers)
+    dataset = view_dataset(train, store.plan(), ALL_OBJECTS)
+    loader = view_loader(dataset, batches, store.made_with.get("workers", 0))
     with _threads(store.made_with.get("threads")):
         for views, batch in zip(batches, tqdm(loader, desc="recompute"), strict=True):
-            assignment, beliefs = ask(teacher, batch, soft)
+            assignment, predicted = label_views(teacher, run_network(teacher, batch), soft)
             for place, view in enumerate(views):
-                own = beliefs and Beliefs(
-                    *(getattr(beliefs, f.name)[place].cpu() for f in fields(Beliefs))
+                own = predicted and SoftPredictions(
+                    *(getattr(predicted, f.name)[place].cpu() for f in fields(SoftPredictions))
                 )
-                _compare(store, view, assignment.objects[place].cpu(), own, soft, found)
+                gt_inds = assignment.assigned_gt_inds[place].cpu()
+                _compare(store, view, gt_inds, own, soft, found)
     found.recomputed_views = sum(map(len, batches))
 
 
@@ -220,8 +217,8 @@ def _threads(count: int | None) -> Iterator[None]:
 def _compare(
     store: LabelStore,
     view: int,
-    objects: Tensor,
-    beliefs: Beliefs | None,
+    gt_inds: Tensor,
+    predicted: SoftPredictions | None,
     soft: SoftSettings | None,
     found: Verification,
 ) -> None:
@@ -231,11 +228,11 @@ def _compare(
         stored = store.soft(view) if soft else None
     except UserError:
         return  # already among the problems
-    wrong = {ASSIGNED_GT: ((assigned - objects).abs().float(), assigned != objects)}
-    if soft and stored and beliefs:
-        wrong |= _compare_soft(stored, beliefs, soft)
+    wrong = {ASSIGNED_GT: ((assigned - gt_inds).abs().float(), assigned != gt_inds)}
+    if soft and stored and predicted:
+        wrong |= _compare_soft(stored, predicted, soft)
     for name, (distance, differs) in wrong.items():
-        total = found.comparisons.setdefault(name, Comparison())
+        total = found.comparisons.setdefault(name, EntryDifferences())
         count = int(differs.sum())
         total.entries += differs.numel()
         total.differ += count
@@ -248,15 +245,15 @@ def _compare(
 
 
 def _compare_soft(
-    stored: SoftScores, beliefs: Beliefs, soft: SoftSettings
+    stored: SoftScores, predicted: SoftPredictions, soft: SoftSettings
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """For each array how far its entries are off, and whether that is too far."""
     coding = soft.scores
-    codes, mean, scale, overlap, boxes, iou = (
+    codes, mean, scale, max_iou, distances, iou = (
         torch.from_numpy(getattr(stored, name).copy())
-        for name in ("codes", "tail_mean", "tail_scale", "overlap", "boxes", "iou")
+        for name in ("codes", "tail_mean", "tail_scale", "max_iou", "distances", "iou")
     )
-    exact = beliefs.probabilities
+    exact = predicted.probabilities
     in_tail = codes.mT == TAIL
     distance = ((coding.decode(codes, mean, scale) - exact).abs()) * ~in_tail
     wrong = torch.where(
@@ -268,9 +265,9 @@ def _compare_soft(
         "cls_scores": (distance, wrong),
         "tail_mean": _off(mean, tail_mean(exact, codes, scale)),
         "tail_scale": _steps(scale, tail_scale(exact, codes)),
-        "boxes": _steps(boxes, encode_sides(beliefs.boxes)),
-        "overlap": _steps(overlap, encode_share(beliefs.overlap)),
-        "iou": _steps(iou, encode_share(beliefs.iou)),
+        "boxes": _steps(distances, encode_distances(predicted.distances)),
+        "overlap": _steps(max_iou, encode_fraction(predicted.max_iou)),
+        "iou": _steps(iou, encode_fraction(predicted.iou)),
     }
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.project.params import Crop, Sampled, Views
+from pipeline.views.settings import Crop, Sampled, Views
 
 Shape = tuple[int, int]
 Window = tuple[int, int, int, int]

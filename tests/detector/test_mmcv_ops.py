@@ -7,14 +7,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+# Before mmcv: this puts the ops in their place.
+import pipeline.detector.mmcv_ops as ops
+
+# isort: split
 import mmcv.ops
+import mmdet
 import pytest
 import torch
 from mmcv.ops import batched_nms
+from mmdet.models.backbones import ResNet
+from mmdet.models.dense_heads import TOODHead
 from mmdet.models.losses.focal_loss import py_sigmoid_focal_loss
+from mmdet.structures import DetDataSample
+from mmengine.config import Config
+from mmengine.logging import MessageHub
+from mmengine.structures import InstanceData
 from torch import Tensor
+from torch.nn.functional import conv2d
 
-import pipeline.detector.mmcv_ops as ops
 from tests.conftest import DEVICES, ROOT
 
 stand_in = pytest.mark.skipif(
@@ -174,6 +185,230 @@ def test_focal_loss_in_half_precision(device: str):
     for one, other in zip(half, full, strict=True):
         assert one.dtype == torch.float16
         torch.testing.assert_close(one, other.half())
+
+
+# The settings of a convolution of 6 channels into 4, none of which is the default.
+CONV = dict(stride=(2, 1), padding=(1, 2), dilation=(1, 2), groups=2)
+DEFORM_GROUPS = 3
+VERSIONS = [1, 2]
+
+
+def conv_operands(version: int, device: str = "cpu") -> list[Tensor]:
+    """x, offset, (mask,) weight and (bias) for `CONV`; samples are in and outside of the image."""
+    x, weight, bias = torch.randn(3, 6, 7, 5), torch.randn(4, 3, 3, 2), torch.randn(4)
+    places = conv2d(x, weight, **CONV).shape[2:]
+    offset = torch.randn(3, DEFORM_GROUPS * 3 * 2 * 2, *places) * 2
+    mask = torch.rand(3, DEFORM_GROUPS * 3 * 2, *places)
+    operands = [x, offset, weight] if version == 1 else [x, offset, mask, weight, bias]
+    return [operand.to(device, torch.float64).requires_grad_() for operand in operands]
+
+
+def mmcv_deform_conv(*operands: Tensor) -> Tensor:
+    version = mmcv.ops.deform_conv2d if len(operands) == 3 else mmcv.ops.modulated_deform_conv2d
+    return version(*operands, *CONV.values(), DEFORM_GROUPS)
+
+
+def slow_deform_conv(*operands: Tensor) -> Tensor:
+    """The sum over the taps of weight times sample; a sample is the sum over all pixels q of
+    G(q, p) x(q), which is equation 3 of the paper on version 1."""
+    x, offset, *mask, weight = operands[:4] if len(operands) == 5 else operands
+    batch, _, height, width = x.shape
+    taps = weight.shape[2:]
+    places = offset.shape[2:]
+    offset = offset.reshape(batch, DEFORM_GROUPS, *taps, 2, *places)
+
+    def bilinear(axis: int, size: int) -> Tensor:
+        """g of equation 4, between the sample of every tap and place and every pixel."""
+        tap = torch.arange(taps[axis], device=x.device) * CONV["dilation"][axis]
+        tap = tap[:, None, None, None] if axis == 0 else tap[:, None, None]
+        place = torch.arange(places[axis], device=x.device) * CONV["stride"][axis]
+        place = place[:, None] if axis == 0 else place
+        at = place - CONV["padding"][axis] + tap + offset.select(4, axis)
+        return (1 - (at[..., None] - torch.arange(size, device=x.device)).abs()).clamp(min=0)
+
+    samples = torch.einsum(
+        "bdchw,bdklpqh,bdklpqw->bdcklpq",
+        x.unflatten(1, (DEFORM_GROUPS, -1)),
+        bilinear(0, height),
+        bilinear(1, width),
+    )
+    if mask:
+        samples = samples * mask[0].reshape(batch, DEFORM_GROUPS, 1, *taps, *places)
+    groups = CONV["groups"]
+    output = torch.einsum(
+        "bgcklpq,gnckl->bgnpq",
+        samples.flatten(1, 2).unflatten(1, (groups, -1)),
+        weight.unflatten(0, (groups, -1)),
+    ).flatten(1, 2)
+    return output + operands[4][:, None, None] if len(operands) == 5 else output
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("version", VERSIONS)
+def test_deform_conv_is_the_sum_over_bilinear_samples(device: str, version: int):
+    operands = conv_operands(version, device)
+    found, expected = mmcv_deform_conv(*operands), slow_deform_conv(*operands)
+    torch.testing.assert_close(found, expected)
+    upstream = torch.randn_like(found)
+    for one, other in zip(
+        torch.autograd.grad(found, operands, upstream),
+        torch.autograd.grad(expected, operands, upstream),
+        strict=True,
+    ):
+        assert other.abs().sum() > 0
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_gradients_of_deform_conv_are_those_of_finite_differences(version: int):
+    assert torch.autograd.gradcheck(mmcv_deform_conv, conv_operands(version), fast_mode=True)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("version", VERSIONS)
+def test_deform_conv_without_offsets_is_a_convolution(device: str, version: int):
+    options = dict(**CONV, deform_groups=DEFORM_GROUPS, bias=version == 2)
+    kind = mmcv.ops.DeformConv2d if version == 1 else mmcv.ops.ModulatedDeformConv2d
+    layer = kind(6, 4, (3, 2), **options).to(device).double()
+    x, offset, *mask = conv_operands(version, device)[:-version]
+    if version == 2:
+        torch.nn.init.normal_(layer.bias)
+    found = layer(x, torch.zeros_like(offset), *map(torch.ones_like, mask))
+    bias = layer.bias if version == 2 else None
+    torch.testing.assert_close(found, conv2d(x, layer.weight, bias, **CONV))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("version", VERSIONS)
+def test_deform_conv_that_finds_its_own_offsets(device: str, version: int):
+    kind = mmcv.ops.DeformConv2dPack if version == 1 else mmcv.ops.ModulatedDeformConv2dPack
+    layer = kind(6, 4, (3, 2), **CONV, deform_groups=DEFORM_GROUPS).to(device).double()
+    torch.nn.init.normal_(layer.conv_offset.weight, std=0.1)
+    x = conv_operands(version, device)[0]
+    if version == 1:
+        operands = [x, layer.conv_offset(x), layer.weight]
+    else:
+        down, right, mask = layer.conv_offset(x).chunk(3, dim=1)
+        operands = [x, torch.cat([down, right], 1), mask.sigmoid(), layer.weight, layer.bias]
+    found, expected = layer(x), slow_deform_conv(*operands)
+    torch.testing.assert_close(found, expected)
+    learned = [x, *layer.parameters()]
+    for one, other in zip(
+        torch.autograd.grad(found.square().sum(), learned),
+        torch.autograd.grad(expected.square().sum(), learned),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other)
+
+
+@stand_in
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_deform_conv_in_half_precision(device: str, version: int, dtype: torch.dtype):
+    halves = [one.detach().to(dtype).requires_grad_() for one in conv_operands(version, device)]
+    floats = [one.detach().float().requires_grad_() for one in halves]
+    half, full = mmcv_deform_conv(*halves), mmcv_deform_conv(*floats)
+    assert half.dtype == dtype
+    torch.testing.assert_close(half, full.to(dtype))
+    upstream = torch.randn_like(half)
+    for one, other in zip(
+        torch.autograd.grad(half, halves, upstream),
+        torch.autograd.grad(full, floats, upstream.float()),
+        strict=True,
+    ):
+        assert one.dtype == dtype
+        torch.testing.assert_close(one, other.to(dtype))
+
+
+def buffers_and_gradients(
+    operands: list[Tensor],
+) -> tuple[Tensor, list[Tensor], tuple[Tensor, ...]]:
+    """An upstream gradient, a buffer of ones for each operand, and the operands' gradients."""
+    output = slow_deform_conv(*operands)
+    upstream = torch.randn_like(output)
+    expected = torch.autograd.grad(output, operands, upstream)
+    return upstream, [torch.ones_like(operand) for operand in operands], expected
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_some_gradients_of_version_1_are_added_to_what_is_there(device: str):
+    operands = conv_operands(1, device)
+    upstream, found, expected = buffers_and_gradients(operands)
+    x, offset, weight = (operand.detach() for operand in operands)
+    unused = x.new_empty(0)
+    sizes = dict(dH=2, dW=1, padH=1, padW=2, dilationH=1, dilationW=2)
+    ops.deform_conv_backward_input(x, offset, upstream, *found[:2], weight, unused, **sizes)
+    ops.deform_conv_backward_parameters(
+        x, offset, upstream, found[2], unused, unused, scale=0.5, **sizes
+    )
+    torch.testing.assert_close(found[0], 1 + expected[0])
+    torch.testing.assert_close(found[1], expected[1])
+    torch.testing.assert_close(found[2], 1 + expected[2] / 2)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_some_gradients_of_version_2_are_added_to_what_is_there(device: str):
+    operands = conv_operands(2, device)
+    upstream, found, expected = buffers_and_gradients(operands)
+    x, offset, mask, weight, bias = (operand.detach() for operand in operands)
+    unused = x.new_empty(0)
+    ops.modulated_deform_conv_backward(
+        *(x, weight, bias, unused, offset, mask, unused),
+        *(found[0], found[3], found[4], found[1], found[2], upstream),
+        **dict(stride_h=2, stride_w=1, pad_h=1, pad_w=2, dilation_h=1, dilation_w=2),
+        with_bias=True,
+    )
+    for one, other, added in zip(found, expected, [1, 0, 0, 1, 1], strict=True):
+        torch.testing.assert_close(one, added + other)
+
+
+def assert_every_parameter_gets_a_gradient(model: torch.nn.Module):
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("epoch", [0, 4])
+def test_tood_head(device: str, epoch: int, monkeypatch: pytest.MonkeyPatch):
+    """That of mmdet, but small; from epoch 4 on its assignment is by its own predictions."""
+    file = Path(mmdet.__file__).parent / ".mim/configs/tood/tood_r50_fpn_1x_coco.py"
+    model = Config.fromfile(file).model
+    settings = dict(num_classes=3, in_channels=32, feat_channels=32, stacked_convs=2, num_dcn=1)
+    model.bbox_head.update(settings)
+    model.bbox_head.pop("type")
+    head = TOODHead(**model.bbox_head, train_cfg=model.train_cfg, test_cfg=model.test_cfg)
+    head.to(device).init_weights()
+    monkeypatch.setattr(MessageHub, "get_info", lambda hub, key: epoch)
+    image = DetDataSample(metainfo=dict(img_shape=(64, 64), pad_shape=(64, 64)))
+    boxes = torch.tensor([[8.0, 8, 40, 48], [30, 20, 60, 60]], device=device)
+    image.gt_instances = InstanceData(bboxes=boxes, labels=torch.tensor([0, 2], device=device))
+    features = [torch.randn(2, 32, size, size, device=device) for size in (8, 4, 2, 1, 1)]
+    losses = head.loss(features, [image, image])
+    sum(sum(values) for values in losses.values()).backward()
+    assert_every_parameter_gets_a_gradient(head)
+    for conv in (head.inter_convs[0].conv, head.reg_offset_module[-1]):
+        assert conv.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_resnet_of_deformable_convolutions(device: str):
+    model = ResNet(
+        depth=50,
+        base_channels=4,
+        dcn=dict(type="DCNv2", deform_groups=1, fallback_on_stride=False),
+        stage_with_dcn=(False, True, True, True),
+    ).to(device)
+    model.init_weights()
+    kinds = [type(block.conv2) for stage in (model.layer1, model.layer2) for block in stage]
+    assert kinds == [torch.nn.Conv2d] * 3 + [mmcv.ops.ModulatedDeformConv2dPack] * 4
+    features = model(torch.randn(2, 3, 32, 32, device=device))
+    assert [level.shape for level in features] == [
+        (2, 16 * 2**i, 8 // 2**i, 8 // 2**i) for i in range(4)
+    ]
+    sum(level.square().sum() for level in features).backward()
+    assert_every_parameter_gets_a_gradient(model)
 
 
 @stand_in

@@ -18,8 +18,8 @@ EXAMPLES = 20
 
 
 @dataclass(frozen=True)
-class CheckedSplit:
-    """A split of a data set of which mmdet reads every image and every annotation.
+class CheckResult:
+    """A split of which mmdet reads every image and every annotation, and what was left out.
 
     Attributes:
         annotations: a COCO dict with the images, annotations (without segmentations) and
@@ -64,7 +64,7 @@ class _Problems:
         return "\n".join([*lines, "in all", *counts])
 
 
-def check_split(annotations: Path, images: Path, problems: Literal["fail", "drop"]) -> CheckedSplit:
+def check_split(annotations: Path, images: Path, problems: Literal["fail", "drop"]) -> CheckResult:
     """Check a COCO annotation file against its folder of images.
 
     Annotations marked `ignore` are left out in any case, as mmdet skips them. With `drop`, so is
@@ -119,7 +119,7 @@ def check_split(annotations: Path, images: Path, problems: Literal["fail", "drop
     for annotation in kept:
         if annotation["id"] == 0:
             annotation["id"] = max(taken) + 1
-    return CheckedSplit(
+    return CheckResult(
         annotations={
             "info": {},
             "images": kept_images,
@@ -139,7 +139,7 @@ def check_split(annotations: Path, images: Path, problems: Literal["fail", "drop
     )
 
 
-def check_same_classes(train: CheckedSplit, val: CheckedSplit) -> None:
+def check_same_classes(train: CheckResult, val: CheckResult) -> None:
     """Check that two splits have the same classes in the same order.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A short probe of a teacher: what some views cost in time and on disk, before a teacher pass.
+"""A teacher pass over some views, to see what they cost in time and on disk before the whole one.
 
 It takes what is there: the checked data set or the user's, the trained teacher, the user's
 checkpoint, or a config with random weights.
@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from pipeline.data.coco import AnnotatedImage, load_images, read_coco
-from pipeline.data.dataset import DataInfo, SplitInfo, load_data_info
+from pipeline.data.dataset import CheckedSplit, load_split
 from pipeline.detector.build import (
     build_detector,
     load_model_config,
@@ -29,48 +29,52 @@ from pipeline.detector.build import (
 )
 from pipeline.detector.model_folder import load_weights, read_weights
 from pipeline.ingest.digits import write_digits
+from pipeline.ingest.settings import BUILT_IN_DATA, Data, SplitFiles
 from pipeline.loading.collate import view_loader
+from pipeline.loading.dataset import view_dataset
+from pipeline.loading.transforms import ALL_OBJECTS
 from pipeline.project.errors import UserError
-from pipeline.project.params import BUILT_IN_DATA, Labels, Params, Split
 from pipeline.project.paths import Paths
-from pipeline.store.coding import SoftSettings
 from pipeline.store.schema import Shard, plan_store
 from pipeline.store.writer import StoreWriter
+from pipeline.teacher.settings import TeacherSettings
 from pipeline.teacher_pass.background import Background
-from pipeline.teacher_pass.labelling import batches_of, load_teacher, view_dataset
+from pipeline.teacher_pass.label import batches_of, load_teacher
+from pipeline.teacher_pass.settings import Labels
 from pipeline.teacher_pass.shard_labeller import AHEAD, ShardLabeller
 from pipeline.teacher_pass.teacher import Numerics, Teacher
 from pipeline.views.plan import Shape, ViewPlan
+from pipeline.views.priors import PaddedViews
 
 
 @contextmanager
-def find_data(params: Params, paths: Paths) -> Iterator[DataInfo]:
-    """The checked data set, or where `lad data` has not run, that of the settings as it is.
+def find_data(settings: Data, paths: Paths) -> Iterator[CheckedSplit]:
+    """The checked training split, or where `lad data` has not run, that of the settings as it is.
 
     Raises:
         UserError: there is no annotation file.
     """
-    if (paths.data / "data.json").is_file():
-        yield load_data_info(paths)
+    if paths.split("train").is_dir():
+        yield load_split(paths, "train")
         return
     with tempfile.TemporaryDirectory() as folder:
-        source, split = Path(params.data.source), params.data.train
-        if params.data.source == BUILT_IN_DATA:
-            source, split = Path(folder), Split(annotations="train.json", images="images")
-            write_digits(source, params.data.digits)
-        file = source / split.annotations
+        source, files = Path(settings.source), settings.train
+        if settings.source == BUILT_IN_DATA:
+            source, files = Path(folder), SplitFiles(annotations="train.json", images="images")
+            write_digits(source, settings.digits, ["train"])
+        file = source / files.annotations
         categories = read_coco(file)["categories"]
-        train = SplitInfo(file, source / split.images, "", "")
-        yield DataInfo(tuple(str(one.get("name")) for one in categories), train, train)
+        classes = tuple(str(one.get("name")) for one in categories)
+        yield CheckedSplit(classes, file, source / files.images, "", "")
 
 
-def read_images(data: DataInfo) -> tuple[AnnotatedImage, ...]:
+def read_images(train: CheckedSplit) -> tuple[AnnotatedImage, ...]:
     """The training images, of a file that may be unchecked.
 
     Raises:
         UserError: what it says of an image or object is not COCO's.
     """
-    file = data.train.annotations
+    file = train.annotations
     try:
         images = load_images(file)
     except (KeyError, TypeError, ValueError) as error:
@@ -84,7 +88,7 @@ def read_images(data: DataInfo) -> tuple[AnnotatedImage, ...]:
 
 
 @dataclass(frozen=True, eq=False)
-class ProbeTeacher:
+class SampleTeacher:
     """The teacher that there is.
 
     Attributes:
@@ -100,24 +104,30 @@ class ProbeTeacher:
     name: str
 
 
-def find_teacher(params: Params, paths: Paths, data: DataInfo, config: str | None) -> ProbeTeacher:
+def find_teacher(
+    settings: TeacherSettings,
+    labels: Labels,
+    paths: Paths,
+    train: CheckedSplit,
+    config: str | None,
+) -> SampleTeacher:
     """The teacher of the project, else the checkpoint of the settings, else random weights.
 
     Args:
-        params: the settings.
+        settings: of the teacher.
+        labels: how it would compute.
         paths: where the teacher may be.
-        data: its classes are the teacher's.
+        train: its classes are the teacher's.
         config: an mmdet config to take with random weights whatever else there is.
 
     Raises:
         UserError: the teacher, checkpoint or config is broken.
     """
-    numerics = Numerics.of(params.labels)
+    numerics = Numerics.of(labels)
     if config is None and paths.teacher.is_dir():
-        teacher, model = load_teacher(paths, data, numerics)
-        return ProbeTeacher(teacher, _divisor(model), True, f"the teacher in {paths.teacher}")
-    settings = params.teacher
-    model = without_downloads(load_model_config(config or settings.config, len(data.classes)))
+        teacher, model = load_teacher(paths, train, numerics)
+        return SampleTeacher(teacher, _divisor(model), True, f"the teacher in {paths.teacher}")
+    model = without_downloads(load_model_config(config or settings.config, len(train.classes)))
     detector = build_detector(model)
     file = None if config or settings.checkpoint is None else Path(settings.checkpoint)
     if file is not None and file.is_file():
@@ -128,7 +138,7 @@ def find_teacher(params: Params, paths: Paths, data: DataInfo, config: str | Non
         name += f" ({file} is missing)" if file else ""
         file = None
     teacher = Teacher(detector.to(get_device()), numerics)
-    return ProbeTeacher(teacher, _divisor(model), file is not None, name)
+    return SampleTeacher(teacher, _divisor(model), file is not None, name)
 
 
 def _divisor(model: Any) -> int:
@@ -153,9 +163,9 @@ class BatchCost:
     sizes: dict[str, int]
 
 
-def probe_teacher(
-    asked: ProbeTeacher,
-    data: DataInfo,
+def sample_pass(
+    teacher: SampleTeacher,
+    train: CheckedSplit,
     images: Sequence[AnnotatedImage],
     plan: ViewPlan,
     labels: Labels,
@@ -165,8 +175,8 @@ def probe_teacher(
     """Have a teacher label all views of random images, into a store that is thrown away.
 
     Args:
-        asked: the teacher.
-        data: the data set, with its image files.
+        teacher: the one that there is.
+        train: the training split, with its image files.
         images: of the data set, in file order.
         plan: the view plan.
         labels: the settings of the pass.
@@ -180,12 +190,10 @@ def probe_teacher(
     chosen = np.sort(rng.permutation(len(images))[: max(1, views // len(plan))])
     layout = plan_store(
         [images[image] for image in chosen],
-        plan,
-        asked.teacher.grid,
-        asked.divisor,
+        PaddedViews(plan, teacher.teacher.grid, teacher.divisor),
         # A shard is a batch, or a few, so that the probe can end after any.
         max([labels.batch_size, *labels.bucket_batch_sizes.values()]),
-        len(data.classes) if labels.soft else 0,
+        len(train.classes) if labels.soft else 0,
     )
     # In random order: the seconds may end before all buckets had their turn.
     shards = list(layout.shards())
@@ -195,15 +203,16 @@ def probe_teacher(
         for shard in shards
         for batch in batches_of(shard, layout, labels.model_dump())
     ]
-    loader = view_loader(view_dataset(data, plan), batches, labels.workers)
+    dataset = view_dataset(train, plan, ALL_OBJECTS)
+    loader = view_loader(dataset, batches, labels.workers)
     with tempfile.TemporaryDirectory() as folder:
-        writer = StoreWriter.create(Path(folder) / "probe.zarr", layout, {})
+        writer = StoreWriter.create(Path(folder) / "sample.zarr", layout, {})
         try:
-            soft = SoftSettings.of(labels)
-            return _label(ShardLabeller(asked.teacher, soft, writer), shards, loader, seconds)
+            labeller = ShardLabeller(teacher.teacher, labels.soft_settings(), writer)
+            return _label(labeller, shards, loader, seconds)
         except FileNotFoundError as error:
             raise UserError(
-                f"an image of {data.train.annotations} is missing: "
+                f"an image of {train.annotations} is missing: "
                 f"{str(error).strip().splitlines()[-1]}; run `lad data`, which checks them all"
             ) from None
 
@@ -235,7 +244,7 @@ def _label(
 
     batches = iter(loader)
     with Background(AHEAD) as background:
-        for shard in tqdm(shards, desc="probe", unit="batch"):
+        for shard in tqdm(shards, desc="sample", unit="batch"):
             labeller.label(shard, batches, background)
             background.submit(partial(count, shard))
             if time.perf_counter() - began > seconds:

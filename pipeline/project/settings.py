@@ -1,0 +1,38 @@
+"""The base class of settings, and the kinds of values that several rooms use.
+
+Each room has its section of `params.yaml` in its own `settings.py`; `stages/params.py` puts the
+sections together.
+"""
+
+import re
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+PositiveInt = Annotated[int, Field(gt=0)]
+Size = tuple[PositiveInt, PositiveInt]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+
+
+class Section(BaseModel):
+    """A section of the settings: unknown names are errors, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def require_exactly_one(section: Section, *names: str) -> None:
+    """Refuse a section unless exactly one of these settings is given.
+
+    Raises:
+        ValueError: none is, or several are.
+    """
+    given = [name for name in names if getattr(section, name) is not None]
+    if len(given) != 1:
+        raise ValueError(
+            f"give exactly one of {', '.join(names)}; there is {' and '.join(given) or 'none'}"
+        )
+
+
+def is_file_name(name: str) -> bool:
+    """Whether a name can be a file's, a DVC stage's and an argument of `lad`."""
+    return bool(re.fullmatch("[A-Za-z0-9_][A-Za-z0-9_-]*", name))

@@ -1,0 +1,143 @@
+"""From a batch of views to the rows of a store: the network, its decisions, their coding.
+
+Shapes: B views with the same padded size.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import ConfigDict
+from mmengine.device import get_device
+
+from pipeline.data.dataset import CheckedSplit
+from pipeline.data.ground_truth import GroundTruth
+from pipeline.detector.model_folder import load_model
+from pipeline.heads.paa import HeadOutputs
+from pipeline.project.errors import UserError
+from pipeline.project.paths import Paths
+from pipeline.store.coding import SoftSettings, encode_distances, encode_fraction
+from pipeline.store.schema import ASSIGNED_GT, SOFT_ARRAYS, Shard, StoreLayout
+from pipeline.teacher_pass.teacher import (
+    FLOAT32,
+    Assignment,
+    Numerics,
+    SoftPredictions,
+    Teacher,
+)
+from pipeline.views.plan import Shape
+
+
+def load_teacher(
+    paths: Paths,
+    split: CheckedSplit,
+    numerics: Numerics = FLOAT32,
+    device: str | None = None,
+) -> tuple[Teacher, ConfigDict]:
+    """The teacher on a device, and its config.
+
+    Args:
+        paths: of the project, whose teacher it is.
+        split: it must know the classes of this one.
+        numerics: how its network computes.
+        device: None for the one of this process.
+
+    Raises:
+        UserError: it is missing, or knows other classes than the data set.
+    """
+    detector, model = load_model(paths.teacher, "lad teacher")
+    if detector.bbox_head.num_classes != len(split.classes):
+        raise UserError(
+            f"the teacher in {paths.teacher} knows {detector.bbox_head.num_classes} classes, "
+            f"the data set has {len(split.classes)}: {', '.join(split.classes)}"
+        )
+    return Teacher(detector.to(device or get_device()), numerics), model
+
+
+@dataclass(frozen=True)
+class ForwardPass:
+    """What the network says of B views, with what it is to be compared with.
+
+    Attributes:
+        outputs: of the head.
+        truth: the objects of the views.
+        padded: (height, width) in pixels.
+    """
+
+    outputs: HeadOutputs
+    truth: GroundTruth
+    padded: Shape
+
+
+def run_network(teacher: Teacher, batch: dict[str, Any]) -> ForwardPass:
+    """Show the teacher's network views with the same padded size.
+
+    Args:
+        teacher: its network and its preprocessor are used.
+        batch: B collated items of a data set with `ALL_OBJECTS`.
+    """
+    ready = teacher.detector.data_preprocessor(batch)
+    objects = [sample.metainfo["objects"] for sample in ready["data_samples"]]
+    truth = GroundTruth.pad(
+        *([torch.from_numpy(one[name]) for one in objects] for name in ("boxes", "labels", "crowd"))
+    )
+    height, width = ready["inputs"].shape[-2:]
+    outputs = teacher.forward(ready["inputs"])
+    return ForwardPass(outputs, truth.to(outputs.device), (height, width))
+
+
+def label_views(
+    teacher: Teacher, views: ForwardPass, soft: SoftSettings | None
+) -> tuple[Assignment, SoftPredictions | None]:
+    """The teacher's assignment and soft scores, from what its network says.
+
+    Args:
+        teacher: its head's losses are the costs.
+        views: what the network says of them.
+        soft: how soft scores are stored, if at all.
+    """
+    assignment = teacher.assign(views.outputs, views.truth, views.padded)
+    if soft is None:
+        return assignment, None
+    return assignment, teacher.predict_soft(views.outputs, views.truth, views.padded, soft.min_iou)
+
+
+def label_rows(
+    teacher: Teacher, views: ForwardPass, soft: SoftSettings | None
+) -> tuple[dict[str, np.ndarray], int]:
+    """The rows of views in a store.
+
+    Args:
+        teacher: its head's losses are the costs.
+        views: what the network says of them.
+        soft: how soft scores are stored, if at all.
+
+    Returns:
+        What to write by array name, each (B, ...), and the number of objects that fell back.
+    """
+    assignment, predicted = label_views(teacher, views, soft)
+    rows = {ASSIGNED_GT: assignment.assigned_gt_inds.to(torch.int16)}
+    if soft and predicted:
+        coded = (
+            *soft.scores.encode(predicted.probabilities),
+            encode_fraction(predicted.max_iou),
+            encode_distances(predicted.distances),
+            encode_fraction(predicted.iou),
+        )
+        rows |= dict(zip(SOFT_ARRAYS, coded, strict=True))
+    return {name: values.cpu().numpy() for name, values in rows.items()}, assignment.fallbacks
+
+
+def batches_of(shard: Shard, layout: StoreLayout, made_with: dict[str, Any]) -> list[list[int]]:
+    """The views of a shard, in batches for the teacher.
+
+    Args:
+        shard: which views.
+        layout: of the store.
+        made_with: of the store: its `batch_size`, and those of buckets that have others.
+    """
+    bucket = layout.buckets[shard.bucket].name
+    size = made_with.get("bucket_batch_sizes", {}).get(bucket, made_with["batch_size"])
+    views: list[int] = shard.views.tolist()
+    return [views[start : start + size] for start in range(0, len(views), size)]

@@ -1,0 +1,47 @@
+"""The section `labels`: the teacher pass."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from pipeline.project.settings import PositiveInt, Section
+from pipeline.store.coding import Coding, SoftSettings
+
+
+class Cluster(Section):
+    """How the processes of a teacher pass share a machine."""
+
+    workers: PositiveInt | None = Field(None, description="null: one per GPU, else one per core")
+    threads: PositiveInt | None = Field(
+        None, description="of each; null: an equal part of the cores, or 1 at a scheduler's address"
+    )
+
+
+class Labels(Section):
+    """The teacher pass."""
+
+    soft: bool = Field(True, description="store the teacher's soft scores, too")
+    min_iou: float = Field(
+        0.1, ge=0, lt=1, description="boxes are stored where they overlap an object by more"
+    )
+    scores: Coding = Coding()
+    batch_size: PositiveInt = 16
+    bucket_batch_sizes: dict[str, PositiveInt] = Field(
+        {}, description="other batch sizes for some padded sizes, as 800x1344: 4"
+    )
+    shard_rows: PositiveInt = Field(64, description="views in a shard, the unit of work")
+    workers: int = Field(2, ge=0, description="processes that load images")
+    autocast: Literal["bfloat16", "float16"] | None = Field(
+        None, description="what the teacher's network computes in; null is float32"
+    )
+    channels_last: bool = Field(False, description="the memory format of the network")
+    scheduler: str = Field(
+        "local",
+        pattern=r"^(local|cluster|(tcp|tls|ws|wss)://\S+)$",
+        description="local: this process; cluster: Dask on this machine; or a Dask address",
+    )
+    cluster: Cluster = Cluster()
+
+    def soft_settings(self) -> SoftSettings | None:
+        """How soft scores are stored; None where none are wanted."""
+        return SoftSettings(scores=self.scores, min_iou=self.min_iou) if self.soft else None

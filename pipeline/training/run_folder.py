@@ -1,0 +1,77 @@
+"""The folder of a training that runs, from which it goes on where it was interrupted.
+
+It holds mmengine's checkpoints, and a record of all that decides the result. A training with
+another record begins anew; the old run then stays beside it until the new one has a checkpoint, so
+that a change that was a mistake can be undone.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pipeline.project.digests import differences
+from pipeline.project.files import remove_folder, write_whole
+from pipeline.project.text import note
+
+RECORD = "run.json"
+SHOWN = 3
+"""Differences in the line that says why a training begins anew, at most."""
+
+
+def start_or_continue(folder: Path, decides_result: dict[str, Any]) -> None:
+    """Leave a folder that holds a run with this record, or is empty but for the record.
+
+    Args:
+        folder: of the run.
+        decides_result: plain values; others count by their text.
+    """
+    record = json.loads(json.dumps(decides_result, default=str))
+    found = _read_record(folder)
+    if found == record:
+        return
+    old = _old(folder)
+    if _read_record(old) == record:
+        remove_folder(folder)
+        old.rename(folder)
+        note(f"the training in {folder} goes on where it was before the last change")
+        return
+    if has_checkpoint(folder):
+        remove_folder(old)
+        folder.rename(old)
+        lines = differences(record, found)
+        more = f"; and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
+        note(
+            f"the training in {folder} begins anew, as it was begun with others of these: "
+            f"{'; '.join(lines[:SHOWN])}{more}; the old run stays in {old} until the new one has "
+            "a checkpoint"
+        )
+    remove_folder(folder)
+    write_whole(folder / RECORD, json.dumps(record, indent=1))
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether the run can go on from a checkpoint."""
+    return (folder / "last_checkpoint").is_file()
+
+
+def discard_run(folder: Path) -> None:
+    """Remove a run whose result is saved, and the one that it replaced."""
+    remove_folder(folder)
+    discard_old_run(folder)
+
+
+def discard_old_run(folder: Path) -> None:
+    """Remove the run that this one has replaced."""
+    remove_folder(_old(folder))
+
+
+def _old(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.old")
+
+
+def _read_record(folder: Path) -> Any:
+    """The record of a run; nothing where there is none, or what is there is broken."""
+    try:
+        return json.loads((folder / RECORD).read_text())
+    except (OSError, ValueError):
+        return {}

@@ -1,0 +1,119 @@
+"""The settings in `params.yaml`: a section a room, put together and read."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, TypeVar, get_args, get_origin
+
+import yaml
+from pydantic import AfterValidator, ValidationError, model_validator
+
+from pipeline.colearning.settings import CoLearning
+from pipeline.evaluation.settings import Evaluation
+from pipeline.ingest.settings import Data
+from pipeline.online.settings import OnlineStudent
+from pipeline.project.errors import UserError, did_you_mean
+from pipeline.project.settings import Section, is_file_name
+from pipeline.students.settings import Student
+from pipeline.teacher.settings import TeacherSettings
+from pipeline.teacher_pass.settings import Labels
+from pipeline.training.settings import Training
+from pipeline.views.settings import Views
+
+T = TypeVar("T")
+
+
+def _student_name(name: str) -> str:
+    if not is_file_name(name) or name == "teacher":
+        raise ValueError(
+            "a student's name is letters, digits, _ and (not first) -, and not 'teacher'"
+        )
+    return name
+
+
+StudentName = Annotated[str, AfterValidator(_student_name)]
+
+
+class Params(Section):
+    """Everything a user sets."""
+
+    data: Data
+    views: Views
+    teacher: TeacherSettings
+    labels: Labels = Labels()
+    training: Training = Training()
+    students: dict[StudentName, Student] = {}
+    online: dict[StudentName, OnlineStudent] = {}
+    colearn: dict[StudentName, CoLearning] = {}
+    evaluation: Evaluation
+
+    @model_validator(mode="after")
+    def _one_model_a_name(self) -> "Params":
+        if twice := self.students.keys() & self.online.keys():
+            raise ValueError(f"students and online both have a student {sorted(twice)[0]!r}")
+        return self
+
+
+def entry(section: str, entries: Mapping[str, T], name: str) -> T:
+    """The entry `name` of a section that has some.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name not in entries:
+        raise UserError(
+            f"no {name!r} in the section {section} of params.yaml{did_you_mean(name, entries)}; "
+            f"there are: {', '.join(entries) or 'none'}"
+        )
+    return entries[name]
+
+
+def load_params(file: Path) -> Params:
+    """Read and check `params.yaml`.
+
+    Raises:
+        UserError: the file is missing or no YAML, a setting is unknown or has a wrong value; the
+            message has a line for each, with the place.
+    """
+    try:
+        content = yaml.safe_load(file.read_bytes())
+    except FileNotFoundError:
+        raise UserError(
+            f"no {file} here; run the command in the project's folder or give --params"
+        ) from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{file} is not valid YAML: {error}") from None
+    try:
+        return Params.model_validate(content)
+    except ValidationError as errors:
+        lines = [f"{file}: {_describe(error)}" for error in errors.errors()]
+        raise UserError("\n".join(lines)) from None
+
+
+def _describe(error: Any) -> str:
+    """One line on an error that pydantic found."""
+    location = tuple(part for part in error["loc"] if part != "[key]")
+    where = ".".join(map(str, location)) or "the file"
+    if error["type"] == "extra_forbidden":
+        if location[0] == "students" and location[-1] == "labels":
+            return f"{where}: students with online labels stand in the section `online` now"
+        hint = did_you_mean(str(location[-1]), _section(location[:-1]).model_fields)
+        return f"{where}: there is no such setting{hint}"
+    if error["type"] == "missing":
+        return f"{where}: is missing"
+    if error["type"] == "model_type":
+        return f"{where}: should hold settings as `name: value`, got {error['input']!r}"
+    return f"{where}: {error['msg'].removeprefix('Value error, ')}, got {error['input']!r}"
+
+
+def _section(location: tuple[int | str, ...]) -> type[Section]:
+    """The class of the section at `location`."""
+    section: Any = Params
+    for part in location:
+        if get_origin(section) in (dict, tuple):
+            section = get_args(section)[1]
+        else:
+            section = section.model_fields[part].annotation
+        if get_origin(section) is UnionType:  # a section that may be absent
+            section = get_args(section)[0]
+    return section
