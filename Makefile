@@ -1,4 +1,4 @@
-# make demo | test | check | bench | torture | setup | lock
+# make demo | test | check | coverage | bench | torture | setup | lock
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ STAMP := $(VENV)/installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: setup demo test check format bench torture lock clean
+.PHONY: setup demo test check format coverage bench torture lock
 
 setup: $(STAMP)
 
@@ -25,6 +25,10 @@ demo: setup
 test: setup
 	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile
 
+# Which lines no test runs: a table, and pages in out/coverage.
+coverage: setup
+	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --cov --cov-report term --cov-report html:out/coverage
+
 check: setup
 	ruff format --check .
 	ruff check .
@@ -42,7 +46,7 @@ torture: setup
 # About 17 minutes. Some parts need the demo's teacher and labels, which are made where missing.
 bench: setup
 	dvc repro labels
-	lad bench --large
+	python -m benchmarks --large
 
 # Needs uv. No index lines: the lock must not say where packages were fetched from.
 lock:

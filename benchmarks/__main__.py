@@ -1,4 +1,4 @@
-"""`lad bench`: what everything costs, against the alternatives."""
+"""`python -m benchmarks`: what everything costs, against the alternatives."""
 
 import json
 from pathlib import Path
@@ -6,27 +6,37 @@ from typing import Any
 
 import click
 
-from benchmarks.measure import table
-from benchmarks.suite import PARTS, QUICK, Bench, Effort, run_parts
-from pipeline.project.machine import machine
-from pipeline.project.params_file import load_params
+from benchmarks.command_line import importing_mmdet, project_options, run
 from pipeline.project.paths import Paths
+from stages.params import load_params
 
 
-@click.command("bench")
-@click.option("--only", multiple=True, type=click.Choice(list(PARTS)), help="A part; repeatable.")
-@click.option("--student", help="A student with cached labels.  [the first one]")
+@click.command()
+@project_options
+@click.option("--only", multiple=True, metavar="PART", help="A part; repeatable.  [all parts]")
+@click.option("--student", help="A student of the method lad.  [the first one]")
 @click.option("--large", is_flag=True, help="Large networks with random weights, too.")
 @click.option("--quick", is_flag=True, help="Only whether it runs; the figures mean nothing.")
-@click.pass_obj
 def command(
-    obj: tuple[Path, Path], only: tuple[str, ...], student: str | None, large: bool, quick: bool
+    params_file: Path,
+    out: Path,
+    only: tuple[str, ...],
+    student: str | None,
+    large: bool,
+    quick: bool,
 ) -> None:
     """Measure what each part costs, as ratios to the alternatives, and check them against bars.
 
     Parts that need the project's teacher or labels are skipped where there are none.
+    docs/benchmark.md lists all parts.
     """
-    params_file, out = obj
+    # Here, not above: a process that `in_own_process` starts imports this file, whatever it then
+    # measures.
+    with importing_mmdet():
+        from benchmarks.measure import ratio_table
+        from benchmarks.suite import QUICK, Bench, Effort, run_parts
+        from pipeline.project.machine import machine
+
     bench = Bench(
         params=load_params(params_file) if params_file.is_file() else None,
         paths=Paths(out),
@@ -40,16 +50,20 @@ def command(
     click.echo(text)
     out.mkdir(parents=True, exist_ok=True)
     for part, figures in run_parts(bench, only):
-        rows = [row.plain() for row in figures.rows]
+        ratios = [ratio.plain() for ratio in figures.ratios]
         record["parts"].append(
-            {"part": part, "note": figures.note, "rows": rows, "details": figures.details}
+            {"part": part, "note": figures.note, "ratios": ratios, "details": figures.details}
         )
         section = f"\n## {part}\n\n{figures.note}\n"
-        if figures.rows:
-            section += f"\n{table(figures.rows)}"
+        if figures.ratios:
+            section += f"\n{ratio_table(figures.ratios)}"
         click.echo(section)
         text += section
         # After each part: an interrupted run keeps what it has found.
         (out / "bench.json").write_text(json.dumps(record, indent=1))
         (out / "bench.md").write_text(text)
     click.echo(f"wrote {out / 'bench.json'} and {out / 'bench.md'}")
+
+
+if __name__ == "__main__":
+    run(command, "benchmarks")

@@ -8,7 +8,7 @@ import torch
 from mmdet.models.dense_heads import LADHead
 from mmdet.registry import MODELS
 
-from benchmarks.measure import Figures, Row, alternate, medians
+from benchmarks.measure import Figures, Ratio, alternate, medians
 from benchmarks.random_teacher import (
     MODEL,
     SCALE,
@@ -17,7 +17,9 @@ from benchmarks.random_teacher import (
     draw_view,
     random_objects,
 )
-from pipeline.teacher_pass.teacher import Assignment, Outputs
+from pipeline.heads.paa import HeadOutputs
+from pipeline.teacher_pass.teacher import Assignment
+from pipeline.training.batch_grid import ground_truth
 
 OBJECTS = 7
 """Of a view of COCO."""
@@ -35,20 +37,27 @@ def mmdet_head() -> LADHead:
     return head
 
 
-def outputs_of(views: Sequence[DrawnView]) -> Outputs:
+def join_outputs(views: Sequence[DrawnView]) -> HeadOutputs:
     """The head's outputs for a batch of views of one size."""
-    whole = zip(*(view.outputs for view in views), strict=True)
-    return Outputs(*([torch.cat(level) for level in zip(*maps, strict=True)] for maps in whole))
+    maps = zip(*(view.outputs for view in views), strict=True)
+    return HeadOutputs(*([torch.cat(level) for level in zip(*one, strict=True)] for one in maps))
 
 
-def assign(teacher: RandomTeacher, views: Sequence[DrawnView], outputs: Outputs) -> Assignment:
-    """Our assignment of a batch of views of one size, from what the head returns."""
-    return teacher.assign(outputs, [view.objects for view in views], views[0].padded)
+def assign(teacher: RandomTeacher, views: Sequence[DrawnView], outputs: HeadOutputs) -> Assignment:
+    """Our assignment of a batch of views of one size, from what the head returns.
+
+    Args:
+        teacher: decides.
+        views: with the objects.
+        outputs: for all of the views together.
+    """
+    truth = ground_truth([view.sample for view in views], outputs.device)
+    return teacher.assign(outputs, truth, views[0].padded)
 
 
 @torch.no_grad()
-def assign_mmdet(head: LADHead, views: Sequence[DrawnView], outputs: Outputs) -> tuple:
-    """What mmdet's online LAD computes of the same views."""
+def assign_mmdet(head: LADHead, views: Sequence[DrawnView], outputs: HeadOutputs) -> tuple:
+    """What mmdet's online LAD computes of the same views; arguments as of `assign`."""
     samples = [view.sample for view in views]
     result: tuple = head.get_label_assignment(
         *outputs,
@@ -80,7 +89,7 @@ def measure_assignment(
         return lambda _: [assign(teacher, [view], view.outputs) for view in views]
 
     common = draw(OBJECTS, SCALE)
-    outputs = outputs_of(common)
+    outputs = join_outputs(common)
     ways: dict[str, Callable[[int], object]] = {
         "ours": ours(common),
         "mmdet": lambda _: [assign_mmdet(head, [v], v.outputs) for v in common],
@@ -96,8 +105,8 @@ def measure_assignment(
     rounds = medians(alternate(ways, repeats))
     seconds = {way: spent / VIEWS for way, spent in rounds.items()}
 
-    def growth(unit: str, few: int, many: int) -> Row:
-        return Row(
+    def growth(unit: str, few: int, many: int) -> Ratio:
+        return Ratio(
             f"assignment, {many:,} {unit}s",
             seconds[f"{many} {unit}s"] / many * 1e6,
             f"{few:,} {unit}s",
@@ -108,9 +117,9 @@ def measure_assignment(
 
     which = f"{OBJECTS} objects, {teacher.grid.count(common[0].padded):,} priors"
     theirs = "mmdet's get_label_assignment", 1 / seconds["mmdet"], "views/s"
-    rows = [
-        Row(f"assignment, {which}", 1 / seconds["ours"], *theirs, at_least=10),
-        Row(
+    ratios = [
+        Ratio(f"assignment, {which}", 1 / seconds["ours"], *theirs, at_least=10),
+        Ratio(
             f"the same, {VIEWS} views at once",
             1 / seconds["ours, batch"],
             theirs[0],
@@ -121,4 +130,4 @@ def measure_assignment(
         *(growth("prior", priors[few], priors[many]) for few, many in itertools.pairwise(sizes)),
     ]
     note = f"outputs of the random teacher at {SCALE[0]} x {SCALE[1]}, {threads} threads"
-    return Figures(rows, note, {"seconds": seconds})
+    return Figures(ratios, note, {"seconds": seconds})

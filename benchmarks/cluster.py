@@ -5,23 +5,27 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import Figures, Row, alternate
+from benchmarks.measure import Figures, Ratio, alternate
 from benchmarks.synthetic import borrow_project
-from benchmarks.teacher_pass import settings_of_part
-from pipeline.project.params import Cluster, Params
+from benchmarks.teacher_pass import labels_of_part
 from pipeline.project.paths import Paths
-from pipeline.teacher_pass.run import precompute_labels
+from pipeline.teacher_pass.run import fill_store
+from pipeline.teacher_pass.settings import Cluster, Labels
+from pipeline.views.settings import Views
 
 WORKERS = (1, 2)
 BAR = 1.6
 """The rate of two workers over that of one, at least."""
 
 
-def measure_cluster(params: Params, paths: Paths, images: int, repeats: int) -> Figures:
+def measure_cluster(
+    labels: Labels, views: Views, paths: Paths, images: int, repeats: int
+) -> Figures:
     """Run passes with one and with two workers of one thread; their start does not count.
 
     Args:
-        params: the settings.
+        labels: the settings of the pass.
+        views: which views there are.
         paths: where data and teacher are.
         images: of the data set to take.
         repeats: passes of each.
@@ -30,24 +34,23 @@ def measure_cluster(params: Params, paths: Paths, images: int, repeats: int) -> 
 
     def run(count: int, number: int) -> None:
         # A shard is a batch: the end, when one worker waits for the other, is short.
-        rows = params.labels.batch_size
+        rows = fitting.batch_size
         cluster = Cluster(workers=count, threads=1)
         changed = {"scheduler": "cluster", "cluster": cluster, "shard_rows": rows}
-        labels = params.labels.model_copy(update=changed)
         with tempfile.TemporaryDirectory() as folder:
             own = borrow_project(part, Path(folder) / "out")
-            settings = params.model_copy(update={"labels": labels})
-            reports[count].append(precompute_labels(settings, own, replace=False))
+            settings = fitting.model_copy(update=changed)
+            reports[count].append(fill_store(settings, views, own, replace=False))
 
     ways = {str(count): lambda number, count=count: run(count, number) for count in WORKERS}
     with tempfile.TemporaryDirectory() as folder:
         part = borrow_project(paths, Path(folder) / "part", images)
-        params = settings_of_part(params, part)
+        fitting = labels_of_part(labels, views, part)
         alternate(ways, repeats, warmup=0)
     one, two = (
         statistics.median(report["views_per_second"] for report in reports[count])
         for count in WORKERS
     )
-    row = Row("Dask pass, 2 workers of 1 thread", two, "1 worker", one, "views/s", at_least=BAR)
+    ratio = Ratio("Dask pass, 2 workers of 1 thread", two, "1 worker", one, "views/s", at_least=BAR)
     note = f"{reports[1][0]['views']} views; from the first shard on"
-    return Figures([row], note, {"reports": reports})
+    return Figures([ratio], note, {"reports": reports})

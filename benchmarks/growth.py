@@ -7,12 +7,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import Figures, Row, in_own_process, peak_memory
+from benchmarks.measure import Figures, Ratio, in_own_process, peak_memory
 from benchmarks.random_teacher import MODEL
 from benchmarks.synthetic import write_project
-from pipeline.project.params import Params
 from pipeline.project.paths import Paths
-from pipeline.teacher_pass.run import precompute_labels
+from pipeline.teacher_pass.run import fill_store
+from stages.params import Params
 
 SIZE = (96, 64)
 """Of the views for many images: what grows is their number."""
@@ -26,7 +26,8 @@ SLACK = 1.1
 
 def run_pass(params: Params, paths: Paths) -> dict[str, Any]:
     """The report of a teacher pass in this process, with its `peak` of memory in bytes."""
-    return precompute_labels(params, paths, replace=False) | {"peak": peak_memory()}
+    report = fill_store(params.labels, params.views, paths, replace=False)
+    return report | {"peak": peak_memory()}
 
 
 def _pass_of(
@@ -48,21 +49,21 @@ def measure_growth(images: Sequence[int], classes: Sequence[int]) -> Figures:
     """
     by_images = {count: _pass_of(partial(in_own_process, run_pass), count) for count in images}
     by_classes = {count: _pass_of(run_pass, CLASS_VIEWS, CLASS_SIZE, count) for count in classes}
-    rows = []
+    ratios = []
     for few, many in pairwise(images):
         small, large = by_images[few], by_images[many]
         names = f"pass, {many:,} images", f"{few:,} images"
-        rows += [
-            _row(names, _milliseconds(large), _milliseconds(small), "ms/view"),
-            _row(names, large["bytes_per_view"], small["bytes_per_view"], "bytes/view"),
-            _row(names, large["peak"] / 2**20, small["peak"] / 2**20, "MiB peak"),
+        ratios += [
+            _ratio(names, _milliseconds(large), _milliseconds(small), "ms/view"),
+            _ratio(names, large["bytes_per_view"], small["bytes_per_view"], "bytes/view"),
+            _ratio(names, large["peak"] / 2**20, small["peak"] / 2**20, "MiB peak"),
         ]
     for few, many in pairwise(classes):
         names = f"pass, {many:,} classes", f"{few:,} classes"
         small, large = by_classes[few], by_classes[many]
-        rows += [
-            _row(names, _milliseconds(large) / many, _milliseconds(small) / few, "ms/view/class"),
-            _row(
+        ratios += [
+            _ratio(names, _milliseconds(large) / many, _milliseconds(small) / few, "ms/view/class"),
+            _ratio(
                 names,
                 large["bytes_per_view"] / many,
                 small["bytes_per_view"] / few,
@@ -73,12 +74,12 @@ def measure_growth(images: Sequence[int], classes: Sequence[int]) -> Figures:
         f"digit scenes repeated, a tiny teacher with random weights; images at {SIZE[0]} x "
         f"{SIZE[1]}, classes at {CLASS_SIZE[0]} x {CLASS_SIZE[1]} with {CLASS_VIEWS} views"
     )
-    return Figures(rows, note, {"images": by_images, "classes": by_classes})
+    return Figures(ratios, note, {"images": by_images, "classes": by_classes})
 
 
 def _milliseconds(report: dict[str, Any]) -> float:
     return 1e3 / float(report["views_per_second"])
 
 
-def _row(names: tuple[str, str], ours: float, theirs: float, unit: str) -> Row:
-    return Row(names[0], ours, names[1], theirs, unit, at_most=SLACK)
+def _ratio(names: tuple[str, str], ours: float, theirs: float, unit: str) -> Ratio:
+    return Ratio(names[0], ours, names[1], theirs, unit, at_most=SLACK)

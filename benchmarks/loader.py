@@ -9,19 +9,20 @@ import psutil
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from benchmarks.measure import Figures, Row, alternate, medians
+from benchmarks.measure import Figures, Ratio, alternate, medians
 from benchmarks.random_teacher import MODEL
 from benchmarks.synthetic import SCENES, write_project
-from pipeline.data.dataset import load_data_info
+from pipeline.data.dataset import load_split
 from pipeline.loading.collate import collate_views
-from pipeline.loading.replay import Attachments, ViewDataset
-from pipeline.project.params import Params, Student
+from pipeline.loading.dataset import ViewDataset, view_dataset
+from pipeline.loading.transforms import NO_LABELS
 from pipeline.project.paths import Paths
 from pipeline.store.reader import LabelStore
-from pipeline.students.methods import student_labels
-from pipeline.teacher_pass.labelling import load_teacher, view_dataset
-from pipeline.teacher_pass.run import precompute_labels
+from pipeline.students.cached import student_labels
+from pipeline.students.settings import Student
+from pipeline.teacher_pass.run import fill_store
 from pipeline.views.plan import view_plan
+from pipeline.views.settings import Views
 
 SIZE = (640, 480)
 BARS = {"lad": 1.05, "solad": None}
@@ -41,17 +42,17 @@ def measure_loader(items: int, workers: Sequence[int], repeats: int, memory_item
     """
     with tempfile.TemporaryDirectory() as folder:
         params, paths = write_project(Path(folder), MODEL, SCENES, SIZE, labels={"workers": 0})
-        precompute_labels(params, paths, replace=False)
-        datasets = {method: _dataset(params, paths, method) for method in ("none", *BARS)}
-        rows, seconds = [], {}
+        fill_store(params.labels, params.views, paths, replace=False)
+        datasets = {method: _dataset(params.views, paths, method) for method in ("none", *BARS)}
+        ratios, seconds = [], {}
         for count in workers:
             spent = alternate(
                 {way: _epoch(dataset, items, count) for way, dataset in datasets.items()}, repeats
             )
             seconds[count] = spent
             middle = medians(spent)
-            rows += [
-                Row(
+            ratios += [
+                Ratio(
                     f"loader, {method} labels, {count} workers",
                     middle[method] / items * 1e3,
                     "no labels",
@@ -62,8 +63,8 @@ def measure_loader(items: int, workers: Sequence[int], repeats: int, memory_item
                 for method, bar in BARS.items()
             ]
         before, after = _memory(datasets["solad"], memory_items)
-    rows.append(
-        Row(
+    ratios.append(
+        Ratio(
             f"memory after {memory_items:,} items",
             after / 2**20,
             f"after {memory_items // 10:,}",
@@ -73,17 +74,15 @@ def measure_loader(items: int, workers: Sequence[int], repeats: int, memory_item
         )
     )
     note = f"JPEG scenes of {SIZE[0]} x {SIZE[1]}, {items} items an epoch"
-    return Figures(rows, note, {"seconds": seconds})
+    return Figures(ratios, note, {"seconds": seconds})
 
 
-def _dataset(params: Params, paths: Paths, method: str) -> ViewDataset:
-    data = load_data_info(paths)
-    attached = Attachments()
+def _dataset(views: Views, paths: Paths, method: str) -> ViewDataset:
+    """The training views, with the labels that a student of the method learns, or `none`."""
+    labels = NO_LABELS
     if method != "none":
-        teacher, _ = load_teacher(paths, data)
-        student = Student.model_validate({"config": "", "method": method})
-        attached = student_labels(student, LabelStore(paths.labels), teacher.grid)
-    return view_dataset(data, view_plan(params.views), attached)
+        labels = student_labels(Student(config="", method=method), LabelStore(paths.labels))
+    return view_dataset(load_split(paths, "train"), view_plan(views), labels)
 
 
 def _epoch(dataset: ViewDataset, items: int, workers: int) -> Callable[[int], object]:

@@ -4,7 +4,7 @@ import multiprocessing
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -16,10 +16,11 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from pipeline.project.memory import keep_freed_memory
+from pipeline.project.text import markdown_table
 
 
 @dataclass(frozen=True)
-class Row:
+class Ratio:
     """A figure of ours over that of an alternative.
 
     Attributes:
@@ -41,7 +42,7 @@ class Row:
     at_most: float | None = None
 
     @property
-    def ratio(self) -> float:
+    def value(self) -> float:
         """Ours over theirs."""
         return self.ours / self.theirs
 
@@ -52,7 +53,7 @@ class Row:
             return None
         low = -float("inf") if self.at_least is None else self.at_least
         high = float("inf") if self.at_most is None else self.at_most
-        return low <= self.ratio <= high
+        return low <= self.value <= high
 
     @property
     def bar(self) -> str:
@@ -63,7 +64,7 @@ class Row:
 
     def plain(self) -> dict[str, Any]:
         """For JSON."""
-        return asdict(self) | {"ratio": self.ratio, "holds": self.holds}
+        return asdict(self) | {"ratio": self.value, "holds": self.holds}
 
 
 @dataclass(frozen=True)
@@ -71,29 +72,36 @@ class Figures:
     """What a part of the benchmark found.
 
     Attributes:
-        rows: its ratios.
+        ratios: to the alternatives; none where nothing could be measured.
         note: what they were measured on.
         details: whatever else is worth keeping, as plain values.
     """
 
-    rows: list[Row]
+    ratios: list[Ratio]
     note: str
     details: dict[str, Any] = field(default_factory=dict)
 
 
-def table(rows: list[Row]) -> str:
-    """The rows as Markdown."""
-    lines = [
-        "| what | ours | against | theirs | unit | ratio | bar | |",
-        "|---|--:|---|--:|---|--:|---|---|",
-    ]
-    verdicts = {None: "", True: "holds", False: "**missed**"}
-    lines += [
-        f"| {row.name} | {row.ours:.4g} | {row.against} | {row.theirs:.4g} | {row.unit} "
-        f"| {row.ratio:.3f} | {row.bar} | {verdicts[row.holds]} |"
-        for row in rows
-    ]
-    return "\n".join(lines) + "\n"
+COLUMNS = ("what", ">ours", "against", ">theirs", "unit", ">ratio", "bar", "")
+VERDICTS = {None: "", True: "holds", False: "**missed**"}
+
+
+def ratio_table(ratios: Sequence[Ratio]) -> str:
+    """The ratios as a Markdown table."""
+    cells = (
+        (
+            one.name,
+            f"{one.ours:.4g}",
+            one.against,
+            f"{one.theirs:.4g}",
+            one.unit,
+            f"{one.value:.3f}",
+            one.bar,
+            VERDICTS[one.holds],
+        )
+        for one in ratios
+    )
+    return "\n".join(markdown_table(COLUMNS, cells)) + "\n"
 
 
 def alternate(

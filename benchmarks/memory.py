@@ -1,9 +1,9 @@
 """Peak memory of a student's training with cached and with online labels."""
 
-from benchmarks.measure import Figures, Row, in_own_process, peak_memory
+from benchmarks.measure import Figures, Ratio, in_own_process, peak_memory
 from benchmarks.steps import step_calls
-from pipeline.project.params import Params
 from pipeline.project.paths import Paths
+from stages.params import Params
 
 WAYS = ("cached lad", "online LAD (mmdet)", "online LAD (batched)")
 
@@ -30,9 +30,9 @@ def measure_memory(name: str, params: Params, paths: Paths, steps: int) -> Figur
     """
     peaks = {way: in_own_process(peak_of_steps, name, params, paths, way, steps) for way in WAYS}
     first, *others = WAYS
-    rows = [
-        Row(f"peak memory, {first}", peaks[first] / 2**20, way, peaks[way] / 2**20, "MiB")
+    ratios = [
+        Ratio(f"peak memory, {first}", peaks[first] / 2**20, way, peaks[way] / 2**20, "MiB")
         for way in others
     ]
     note = f"student {name}, {steps} steps, each way in a process of its own, libraries included"
-    return Figures(rows, note, {"bytes": peaks})
+    return Figures(ratios, note, {"bytes": peaks})

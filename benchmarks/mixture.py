@@ -1,4 +1,8 @@
-"""Fits of mixtures, against scikit-learn's as mmdet's `PAAHead` asks for them."""
+"""Fits of mixtures, against scikit-learn's as mmdet's `PAAHead` asks for them.
+
+PAA pools the candidates of an object that cost least; a mixture is fitted to the costs of the pool,
+which here are an array an object, ascending.
+"""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -7,29 +11,32 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from mmdet.models.dense_heads import PAAHead
 from mmdet.structures import SampleList
 from mmengine.dataset import pseudo_collate
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from benchmarks.measure import Figures, Row, alternate, medians, one_thread
+from benchmarks.measure import Figures, Ratio, alternate, medians, one_thread
 from benchmarks.random_teacher import SCALE, RandomTeacher, draw_view, random_images
 from pipeline.assignment.mixture import Mixtures, fit_mixtures
 from pipeline.assignment.paa import order, pool_candidates
 from pipeline.data.coco import load_images
-from pipeline.data.dataset import load_data_info
+from pipeline.data.dataset import load_split
 from pipeline.detector.build import preprocessing
-from pipeline.project.params import Params, Views
+from pipeline.heads.paa import HeadOutputs, candidate_costs
+from pipeline.loading.dataset import view_dataset
 from pipeline.project.paths import Paths
 from pipeline.store.schema import plan_store
-from pipeline.teacher_pass.labelling import load_teacher, view_dataset
-from pipeline.teacher_pass.teacher import Outputs, candidate_costs
-from pipeline.training.batch_grid import level_shapes_of, own_grid
-from pipeline.training.online_assignment import batch_candidates
+from pipeline.teacher_pass.label import load_teacher
+from pipeline.teacher_pass.teacher import Teacher
+from pipeline.training.batch_assignment import batch_candidates
+from pipeline.training.batch_grid import BatchGrid
 from pipeline.views.plan import FixedPlan, View
+from pipeline.views.priors import PaddedViews
+from pipeline.views.settings import Views
 
 Costs = npt.NDArray[np.float32]
 BATCH = 16
@@ -40,57 +47,58 @@ TIE = 1e-12
 """Log densities that differ by less are equal but for rounding."""
 
 
-def problems_of(head: PAAHead, outputs: Outputs, samples: SampleList) -> list[Costs]:
-    """The costs that mixtures are fitted to, ascending: an array an object.
+def pooled_costs(teacher: Teacher, outputs: HeadOutputs, samples: SampleList) -> list[Costs]:
+    """The costs that mixtures are fitted to in a batch: of each object that has 2 or more.
 
     Args:
-        head: whose losses are the costs.
+        teacher: whose head's losses are the costs.
         outputs: of that head.
         samples: the views, as the preprocessor leaves them.
     """
-    shapes = level_shapes_of(outputs.scores)
-    inside = own_grid(head, samples, shapes, outputs.device)
-    candidates = batch_candidates(head, samples, shapes, inside)
-    costs = candidate_costs(head, outputs, candidates)
-    pooled = pool_candidates(costs, candidates.group, candidates.level, len(shapes))
+    candidates = batch_candidates(samples, BatchGrid.of(teacher.grid, samples, outputs.device))
+    costs = candidate_costs(teacher.head, outputs, candidates)
+    levels = len(teacher.grid.strides)
+    pooled = pool_candidates(costs, candidates.group, candidates.level, levels)
     pooled = pooled[order(costs[pooled], candidates.group[pooled])]
     counts = candidates.group[pooled].unique(return_counts=True)[1].tolist()
     return [one.numpy() for one in costs[pooled].cpu().split(counts) if len(one) >= 2]
 
 
-def trained_problems(params: Params, paths: Paths, count: int) -> list[Costs]:
-    """Costs of the project's teacher: of its training images at its scales, then at others.
+def trained_costs(views: Views, paths: Paths, count: int) -> list[Costs]:
+    """Costs of a project's teacher: of its training images at its scales, then at others.
 
     Args:
-        params: the settings.
+        views: which views there are.
         paths: where data and teacher are.
-        count: how many are enough; a small data set has fewer.
+        count: how many objects are enough; a small data set has fewer.
 
     Raises:
         UserError: data or teacher are missing.
     """
-    data = load_data_info(paths)
-    teacher, model = load_teacher(paths, data)
-    images = load_images(data.train.annotations)
+    split = load_split(paths, "train")
+    teacher, model = load_teacher(paths, split)
+    images = load_images(split.annotations)
     divisor = preprocessing(model)["pad_size_divisor"]
-    problems: list[Costs] = []
+    costs: list[Costs] = []
     with tqdm(total=count, desc="costs", unit="object", mininterval=2) as bar:
-        for plan in _plans(params.views):
-            dataset = view_dataset(data, plan)
-            for shard in plan_store(images, plan, teacher.grid, divisor, BATCH, 0).shards():
+        for plan in _plans(views):
+            dataset = view_dataset(split, plan)
+            padded_views = PaddedViews(plan, teacher.grid, divisor)
+            for shard in plan_store(images, padded_views, BATCH, soft_classes=0).shards():
                 batch = pseudo_collate([dataset[view] for view in shard.views.tolist()])
                 with torch.inference_mode():
                     ready = teacher.detector.data_preprocessor(batch)
                     outputs = teacher.forward(ready["inputs"])
-                    found = problems_of(teacher.head, outputs, ready["data_samples"])
-                problems += found
+                    found = pooled_costs(teacher, outputs, ready["data_samples"])
+                costs += found
                 bar.update(len(found))
-                if len(problems) >= count:
-                    return problems[:count]
-    return problems
+                if len(costs) >= count:
+                    return costs[:count]
+    return costs
 
 
 def _plans(views: Views) -> Iterator[FixedPlan]:
+    """Each scale with and without a flip: those of the settings, then larger and smaller ones."""
     scales = (views.sampled or views).all_scales()
     for factor in SCALE_FACTORS:
         yield FixedPlan(
@@ -102,27 +110,29 @@ def _plans(views: Views) -> Iterator[FixedPlan]:
         )
 
 
-def random_problems(count: int) -> list[Costs]:
-    """Costs of the random teacher, on images like COCO's."""
+def random_costs(count: int) -> list[Costs]:
+    """Costs of `count` objects by the random teacher, on images like COCO's."""
     teacher = RandomTeacher(seed=0)
-    problems: list[Costs] = []
+    costs: list[Costs] = []
     images = random_images(max(4, count // 4), seed=0)
     for image in tqdm(images, desc="costs", unit="view", mininterval=2):
         view = draw_view(teacher, image.objects, SCALE)
-        problems += problems_of(teacher.head, view.outputs, [view.sample])
-        if len(problems) >= count:
+        costs += pooled_costs(teacher, view.outputs, [view.sample])
+        if len(costs) >= count:
             break
-    return problems[:count]
+    return costs[:count]
 
 
-def pad(problems: Sequence[Costs]) -> tuple[Tensor, Tensor]:
-    """The costs as a batch: (N, K), and which places hold one."""
-    valid = torch.zeros(len(problems), max(map(len, problems)), dtype=torch.bool)
-    costs = torch.zeros(valid.shape)
-    for row, problem in enumerate(problems):
-        costs[row, : len(problem)] = torch.from_numpy(problem)
-        valid[row, : len(problem)] = True
-    return costs, valid
+def pad_costs(costs: Sequence[Costs]) -> tuple[Tensor, Tensor]:
+    """The costs of N objects as one batch.
+
+    Returns:
+        (N, K) float32 with room for the K costs of the object that has most, and (N, K) bool, true
+        where there is a cost.
+    """
+    own = [torch.from_numpy(one) for one in costs]
+    valid = [torch.ones(len(one), dtype=torch.bool) for one in own]
+    return pad_sequence(own, batch_first=True), pad_sequence(valid, batch_first=True)
 
 
 def sklearn_fit(costs: npt.NDArray) -> tuple[npt.NDArray, npt.NDArray]:
@@ -159,29 +169,29 @@ class Agreement:
     equal_float32: int
 
 
-def compare_fits(problems: Sequence[Costs]) -> Agreement:
-    """Fit each problem in both ways."""
-    mixtures = fit_mixtures(*pad(problems))
+def compare_fits(costs: Sequence[Costs]) -> Agreement:
+    """Fit the costs of each object in both ways."""
+    mixtures = fit_mixtures(*pad_costs(costs))
     equal = ties = equal_float32 = 0
-    for row, costs in enumerate(tqdm(problems, desc="comparing", unit="fit", mininterval=2)):
-        first, threshold = _separation(mixtures, row, len(costs))
-        single, _ = _sklearn_separation(costs)
+    for number, own in enumerate(tqdm(costs, desc="comparing", unit="fit", mininterval=2)):
+        first, threshold = _separation(mixtures, number, len(own))
+        single, _ = _sklearn_separation(own)
         equal_float32 += _same((first, threshold), single)
-        double, density = _sklearn_separation(costs.astype(np.float64))
+        double, density = _sklearn_separation(own.astype(np.float64))
         if _same((first, threshold), double):
             equal += 1
         elif (first == double[0]).all():
             ties += abs(density[threshold] - density[double[1]]) < TIE
-    return Agreement(len(problems), equal, ties, len(problems) - equal - ties, equal_float32)
+    return Agreement(len(costs), equal, ties, len(costs) - equal - ties, equal_float32)
 
 
 Separation = tuple[npt.NDArray[np.bool_], int]
 """Which costs belong to component 0, and the place of the one of highest density among them."""
 
 
-def _separation(mixtures: Mixtures, row: int, count: int) -> Separation:
-    first = mixtures.first[row, :count].numpy()
-    return first, _threshold(first, mixtures.log_density[row, :count].numpy())
+def _separation(mixtures: Mixtures, number: int, count: int) -> Separation:
+    first = mixtures.first[number, :count].numpy()
+    return first, _threshold(first, mixtures.log_density[number, :count].numpy())
 
 
 def _sklearn_separation(costs: npt.NDArray) -> tuple[Separation, npt.NDArray]:
@@ -198,32 +208,32 @@ def _same(one: Separation, other: Separation) -> bool:
     return bool((one[0] == other[0]).all()) and one[1] == other[1]
 
 
-def measure_mixtures(problems: list[Costs], batch: int, repeats: int, source: str) -> Figures:
+def measure_mixtures(costs: list[Costs], batch: int, repeats: int, source: str) -> Figures:
     """Compare all fits, and time a batch of them on one thread.
 
     Args:
-        problems: costs of objects.
+        costs: of each object.
         batch: objects in the batch.
         repeats: of the timing.
         source: where the costs are from, for the note.
     """
     rng = np.random.default_rng(0)
-    chosen = [problems[place] for place in rng.integers(len(problems), size=batch)]
-    together = pad(chosen)
+    chosen = [costs[place] for place in rng.integers(len(costs), size=batch)]
+    together = pad_costs(chosen)
     with one_thread():
-        agreement = compare_fits(problems)
+        agreement = compare_fits(costs)
         times = medians(
             alternate(
                 {
                     "ours": lambda _: fit_mixtures(*together),
-                    "scikit-learn": lambda _: [sklearn_fit(costs) for costs in chosen],
+                    "scikit-learn": lambda _: [sklearn_fit(own) for own in chosen],
                 },
                 repeats,
             )
         )
     same = agreement.equal + agreement.ties
-    rows = [
-        Row(
+    ratios = [
+        Ratio(
             f"mixture fits, {batch} objects, one thread",
             batch / times["ours"],
             "scikit-learn",
@@ -231,7 +241,7 @@ def measure_mixtures(problems: list[Costs], batch: int, repeats: int, source: st
             "fits/s",
             at_least=80,
         ),
-        Row(
+        Ratio(
             f"same components and threshold ({agreement.ties} by a tie)",
             same,
             "scikit-learn, float64",
@@ -239,7 +249,7 @@ def measure_mixtures(problems: list[Costs], batch: int, repeats: int, source: st
             "fits",
             at_least=1,
         ),
-        Row(
+        Ratio(
             "same components and threshold",
             agreement.equal_float32,
             "scikit-learn, float32 as mmdet",
@@ -247,4 +257,4 @@ def measure_mixtures(problems: list[Costs], batch: int, repeats: int, source: st
             "fits",
         ),
     ]
-    return Figures(rows, f"costs of {source}", {"agreement": asdict(agreement)})
+    return Figures(ratios, f"costs of {source}", {"agreement": asdict(agreement)})

@@ -2,44 +2,48 @@
 
 The teacher's outputs are drawn; all that follows (costs, assignment, coding, writing) is the code
 of the teacher pass. What the outputs look like was read off trained teachers, of the digit scenes
-and of blood cells (`shared/data/bccd`), as functions of two numbers of a prior and an object: the
-log2 of object size over prior size, and the offset of centres in half-sides of the object.
+and of blood cells (BCCD), as functions of two numbers of a prior and an object: the log2 of object
+size over prior size, and the offset of centres in half-sides of the object.
 
 - Objects: 1 and more an image, geometric with COCO's mean of 7.3; the square root of their area
   is log-normal, 41 % under 32 and 75 % under 96 pixels in an image of 640 x 480; few classes are
   frequent, most are rare.
-- Boxes: the overlap of a decoded box with the prior's object falls with the offset and with a
-  size that does not fit the prior's; the box is the object's, shifted and jittered to that
-  overlap. Of priors without an object near, it is smaller than the prior.
+- Boxes: the IoU of a decoded box with the prior's object falls with the offset and with a size
+  that does not fit the prior's; the box is the object's, shifted and jittered to that IoU. Of
+  priors without an object near, it is smaller than the prior.
 - Probabilities: a log-normal background with median 9e-4 (by class, by smooth fields of each
   class and of all classes together, and by noise), and peaks on the priors of an object for its
   class and for two that it is confused with; each object has a difficulty of its own.
   99.8 % are under 0.01.
+
+Shapes: P priors of a view, M objects in it, C classes. Boxes are xyxy in pixels of the view.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from mmdet.structures import DetDataSample
-from mmengine.config import ConfigDict
+from mmengine.config import Config, ConfigDict
 from mmengine.structures import InstanceData
 from torch import Tensor
 from torch.nn.functional import interpolate
 from tqdm import tqdm
 
 from pipeline.data.coco import AnnotatedImage, Objects
-from pipeline.data.dataset import DataInfo, SplitInfo
+from pipeline.data.dataset import CheckedSplit
 from pipeline.detector.build import build_detector
-from pipeline.project.params import Labels
-from pipeline.store.coding import SoftSettings
+from pipeline.heads.paa import HeadOutputs
 from pipeline.store.schema import plan_store
 from pipeline.store.writer import StoreWriter
-from pipeline.teacher_pass.labelling import label_rows, labels_fingerprint, look
-from pipeline.teacher_pass.teacher import Outputs, Teacher
+from pipeline.teacher_pass.fingerprint import labels_fingerprint
+from pipeline.teacher_pass.label import ForwardPass, label_rows
+from pipeline.teacher_pass.settings import Labels
+from pipeline.teacher_pass.teacher import Teacher
+from pipeline.training.batch_grid import ground_truth
 from pipeline.views.plan import FixedPlan, Shape, View, padded_shape
+from pipeline.views.priors import PaddedViews, Priors
 
 SCALE = (1333, 800)
 CLASSES = 80
@@ -52,53 +56,27 @@ BACKGROUND = 9e-4
 FIELD_NODES = (7, 11)
 """Rows and columns of a smooth field's nodes."""
 
-MODEL = ConfigDict(
-    type="PAA",
-    data_preprocessor=dict(
-        type="DetDataPreprocessor",
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
-        pad_size_divisor=DIVISOR,
-    ),
-    backbone=dict(type="ResNet", depth=18, base_channels=4),
-    neck=dict(type="FPN", in_channels=[4, 8, 16, 32], out_channels=32, start_level=1, num_outs=5),
-    bbox_head=dict(
-        type="PAAHead",
-        num_classes=CLASSES,
-        in_channels=32,
-        feat_channels=32,
-        stacked_convs=1,
-        reg_decoded_bbox=True,
-        topk=9,
-        anchor_generator=dict(
-            type="AnchorGenerator",
-            ratios=[1.0],
-            octave_base_scale=8,
-            scales_per_octave=1,
-            strides=[8, 16, 32, 64, 128],
-        ),
-        bbox_coder=dict(
-            type="DeltaXYWHBBoxCoder",
-            target_means=[0.0, 0.0, 0.0, 0.0],
-            target_stds=[0.1, 0.1, 0.2, 0.2],
-        ),
-        loss_cls=dict(type="FocalLoss", use_sigmoid=True, gamma=2.0, alpha=0.25),
-        loss_bbox=dict(type="GIoULoss", loss_weight=1.3),
-        loss_centerness=dict(type="CrossEntropyLoss", use_sigmoid=True, loss_weight=0.5),
-    ),
-    train_cfg=dict(
-        assigner=dict(
-            type="MaxIoUAssigner",
-            pos_iou_thr=0.1,
-            neg_iou_thr=0.1,
-            min_pos_iou=0,
-            ignore_iof_thr=-1,
-        ),
-        allowed_border=-1,
-        pos_weight=-1,
-    ),
-    test_cfg=dict(nms_pre=1000, score_thr=0.05, nms=dict(type="nms", iou_threshold=0.6)),
-)
+CONFIGS = Path(__file__).parents[1] / "configs"
+"""Those of the repository."""
+
+
+def _small_paa() -> ConfigDict:
+    """The config of a PAA whose network is so small that it costs next to nothing."""
+    config = Config.fromfile(CONFIGS / "_base_/paa.py")
+    config.merge_from_dict(
+        {
+            "model.backbone": dict(depth=18, base_channels=4, init_cfg=None),
+            "model.neck": dict(in_channels=[4, 8, 16, 32], out_channels=32),
+            "model.bbox_head": dict(in_channels=32, feat_channels=32, stacked_convs=1),
+        }
+    )
+    model: ConfigDict = config.model
+    assert model.bbox_head.num_classes == CLASSES
+    assert model.data_preprocessor.pad_size_divisor == DIVISOR
+    return model
+
+
+MODEL = _small_paa()
 
 
 class RandomTeacher(Teacher):
@@ -113,7 +91,7 @@ class RandomTeacher(Teacher):
         self.random = torch.Generator().manual_seed(seed)
         self.objects: Objects
 
-    def forward(self, images: Tensor) -> Outputs:
+    def forward(self, images: Tensor) -> HeadOutputs:
         """Draw what a trained network would say of one image with `self.objects`.
 
         Args:
@@ -121,49 +99,56 @@ class RandomTeacher(Teacher):
         """
         height, width = images.shape[-2:]
         padded = (height, width)
-        priors = self.grid.priors(padded).boxes
-        sides = priors[:, 2] - priors[:, 0]
-        centres = (priors[:, :2] + priors[:, 2:]) / 2
+        priors = self.grid.priors(padded)
+        sides = priors.boxes[:, 2] - priors.boxes[:, 0]
         boxes = torch.from_numpy(self.objects.boxes).float()
         half = (boxes[:, 2:] - boxes[:, :2]) / 2
         middles = (boxes[:, :2] + boxes[:, 2:]) / 2
         size = torch.log2(2 * half.prod(1).sqrt() / sides[:, None])
-        offset = ((centres[:, None] - middles) / half).abs().amax(2)
+        offset = ((priors.centres[:, None] - middles) / half).abs().amax(2)
 
         reach = (0.91 - 0.33 * size).clamp(min=0.4)
-        fit = 0.93 * torch.exp(-(((size + 0.6) / 1.4) ** 2) - (offset / reach) ** 2.5)
-        overlap, nearest = fit.max(1)
-        deltas = self._deltas(priors, centres, boxes[nearest], overlap)
+        ious = 0.93 * torch.exp(-(((size + 0.6) / 1.4) ** 2) - (offset / reach) ** 2.5)
+        iou, nearest = ious.max(1)
+        deltas = self._deltas(priors, boxes[nearest], iou)
         scores = self._background(padded)
         self._add_peaks(scores, 1 - 4.4 * offset - ((size + 0.5) / 0.6) ** 2)
-        iou = torch.logit(overlap.clamp(0.02, 0.98)) + 0.5 * self._normal(len(priors))
-        return Outputs(*(self._maps(part, padded) for part in (scores, deltas, iou[:, None])))
+        predicted_iou = torch.logit(iou.clamp(0.02, 0.98)) + 0.5 * self._normal(len(iou))
+        parts = scores, deltas, predicted_iou[:, None]
+        return HeadOutputs(*(self._maps(part, padded) for part in parts))
 
     def _maps(self, values: Tensor, padded: Shape) -> list[Tensor]:
         """A map (1, C, H, W) for each level, from what is said of the priors (P, C)."""
-        levels = values.split(self.grid.level_sizes(padded))
-        shapes = self.grid.level_shapes(padded)
+        priors = self.grid.priors(padded)
+        levels, shapes = values.split(priors.sizes), priors.shapes
         return [level.T.reshape(1, -1, *shape) for level, shape in zip(levels, shapes, strict=True)]
 
     def _normal(self, *shape: int) -> Tensor:
         return torch.randn(shape, generator=self.random)
 
-    def _deltas(self, priors: Tensor, centres: Tensor, boxes: Tensor, overlap: Tensor) -> Tensor:
-        """Encoded boxes (P, 4) that overlap each prior's object, `boxes`, by about `overlap`."""
+    def _deltas(self, priors: Priors, boxes: Tensor, iou: Tensor) -> Tensor:
+        """Encoded boxes (P, 4) that overlap each prior's object.
+
+        Args:
+            priors: P of them.
+            boxes: (P, 4) the object of each.
+            iou: (P,) by about how much.
+        """
         size = boxes[:, 2:] - boxes[:, :2]
-        # Shifted along both axes by this share of its sides, a box overlaps itself by `overlap`.
-        shift = 1 - (2 * overlap / (1 + overlap)).sqrt()
-        towards = (centres - (boxes[:, :2] + boxes[:, 2:]) / 2).sign()
+        # Shifted along both axes by this share of its sides, a box overlaps itself by that IoU.
+        shift = 1 - (2 * iou / (1 + iou)).sqrt()
+        towards = (priors.centres - (boxes[:, :2] + boxes[:, 2:]) / 2).sign()
         shifted = boxes + (shift[:, None] * size * towards).repeat(1, 2)
-        shifted += 0.03 * size.repeat(1, 2) * self._normal(len(priors), 4)
-        own = centres.repeat(1, 2) + 0.3 * (priors - centres.repeat(1, 2))
-        chosen = torch.where(overlap[:, None] > 0.08, shifted, own)
+        shifted += 0.03 * size.repeat(1, 2) * self._normal(len(boxes), 4)
+        centres = priors.centres.repeat(1, 2)
+        own = centres + 0.3 * (priors.boxes - centres)
+        chosen = torch.where(iou[:, None] > 0.08, shifted, own)
         # Jitter must not turn a small box inside out.
         chosen[:, 2:] = torch.maximum(chosen[:, 2:], chosen[:, :2] + 1)
-        encoded: Tensor = self.head.bbox_coder.encode(priors, chosen)
+        encoded: Tensor = self.head.bbox_coder.encode(priors.boxes, chosen)
         return encoded
 
-    def _background(self, padded: tuple[int, int]) -> Tensor:
+    def _background(self, padded: Shape) -> Tensor:
         """Logits (P, C) of what no object explains: sigma 0.78 in all."""
         fields = self._normal(1, CLASSES + 1, *FIELD_NODES)
         levels = [
@@ -192,20 +177,23 @@ class DrawnView:
     """A view of which only the objects and what a teacher says are known.
 
     Attributes:
-        outputs: what a head returns.
-        objects: of the view.
-        sample: the same objects, as mmdet's preprocessor leaves a view's sample.
+        outputs: what the head returns for a batch of this view alone.
+        sample: the objects, as mmdet's preprocessor leaves a view's sample.
         padded: (height, width) in pixels.
     """
 
-    outputs: Outputs
-    objects: Objects
+    outputs: HeadOutputs
     sample: DetDataSample
     padded: Shape
 
+    def forward_pass(self) -> ForwardPass:
+        """The same as what a teacher pass knows of a batch."""
+        truth = ground_truth([self.sample], self.outputs.device)
+        return ForwardPass(self.outputs, truth, self.padded)
+
 
 def draw_view(teacher: RandomTeacher, objects: Objects, size: tuple[int, int]) -> DrawnView:
-    """What the teacher says of a view of (width, height) pixels with these objects."""
+    """What the teacher says of a view of (width, height) pixels with these objects, no crowds."""
     teacher.objects = objects
     shape = size[::-1]
     padded = padded_shape(shape, DIVISOR)
@@ -217,7 +205,7 @@ def draw_view(teacher: RandomTeacher, objects: Objects, size: tuple[int, int]) -
         bboxes=torch.from_numpy(objects.boxes).float(), labels=torch.from_numpy(objects.labels)
     )
     sample.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0).long())
-    return DrawnView(outputs, objects, sample, padded)
+    return DrawnView(outputs, sample, padded)
 
 
 def random_images(count: int, seed: int) -> list[AnnotatedImage]:
@@ -264,41 +252,26 @@ def write_random_store(path: Path, views: int, labels: Labels, seed: int = 0) ->
         seed: decides objects and outputs.
     """
     teacher = RandomTeacher(seed)
-    soft = SoftSettings.of(labels)
+    soft = labels.soft_settings()
     plan = FixedPlan((View(SCALE, flip=False),))
     images = random_images(views, seed)
     layout = plan_store(
-        images, plan, teacher.grid, DIVISOR, labels.shard_rows, CLASSES if soft else 0
+        images,
+        PaddedViews(plan, teacher.grid, DIVISOR),
+        labels.shard_rows,
+        CLASSES if soft else 0,
     )
-    nothing = SplitInfo(Path("random"), Path("random"), "", "")
-    data = DataInfo(tuple(f"class {number}" for number in range(CLASSES)), nothing, nothing)
-    writer = StoreWriter.create(path, layout, labels_fingerprint(data, teacher, MODEL, plan, soft))
+    classes = tuple(f"class {number}" for number in range(CLASSES))
+    split = CheckedSplit(classes, Path("random"), Path("random"), "", "")
+    writer = StoreWriter.create(path, layout, labels_fingerprint(split, teacher, MODEL, plan, soft))
     with tqdm(total=views, desc="random store", unit="view") as bar:
         for shard in layout.shards():
             parts = []
             for view in shard.views:
-                parts.append(_rows(teacher, images[view].objects, soft))
+                drawn = draw_view(teacher, images[view].objects, SCALE)
+                rows, _ = label_rows(teacher, drawn.forward_pass(), soft)
+                parts.append(rows)
                 bar.update()
             writer.write(
                 shard, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
             )
-
-
-def _rows(
-    teacher: RandomTeacher, objects: Objects, soft: SoftSettings | None
-) -> dict[str, npt.NDArray]:
-    teacher.objects = objects
-    sample = DetDataSample(
-        metainfo={
-            "img_shape": SCALE[::-1],
-            "objects": {
-                "boxes": objects.boxes.astype(np.float32),
-                "labels": objects.labels,
-                "crowd": objects.crowd,
-            },
-        }
-    )
-    image = torch.zeros(3, *SCALE[::-1], dtype=torch.uint8)
-    seen = look(teacher, {"inputs": [image], "data_samples": [sample]})
-    rows, _ = label_rows(teacher, seen, soft)
-    return rows

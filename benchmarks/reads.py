@@ -3,11 +3,11 @@
 import tempfile
 from pathlib import Path
 
-from benchmarks.measure import Figures, Row
+from benchmarks.measure import Figures, Ratio
 from benchmarks.random_teacher import CLASSES, SCALE, write_random_store
 from benchmarks.read_times import time_reads
 from pipeline.inspection.store_info import summarise
-from pipeline.project.params import Labels
+from pipeline.teacher_pass.settings import Labels
 
 BARS = {"assignment": 10, "soft scores": 4}
 
@@ -26,8 +26,8 @@ def measure_reads(labels: Labels, views: int, reads: int) -> Figures:
         write_random_store(path, views, labels)
         sizes = {name: size.stored / views for name, size in summarise(path).sizes.items()}
         times = time_reads(path, reads)
-    rows = [
-        Row(
+    ratios = [
+        Ratio(
             f"reads of a random view: {what}",
             1e3 / times.reads[what],
             "zarr-python",
@@ -49,4 +49,4 @@ def measure_reads(labels: Labels, views: int, reads: int) -> Figures:
         "median_ms": {"LabelStore": times.reads, "zarr-python": times.zarr},
         "decode_ms": times.decode,
     }
-    return Figures(rows, note, details)
+    return Figures(ratios, note, details)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mmdet.registry import MODELS
 from mmdet.structures import SampleList
@@ -15,24 +15,32 @@ from mmengine.device import get_device
 from mmengine.optim import build_optim_wrapper
 from torch import Tensor
 
-from benchmarks.measure import Figures, Row, alternate, medians
+from benchmarks.measure import Figures, Ratio, alternate, medians
+from benchmarks.random_teacher import CONFIGS
 from benchmarks.synthetic import write_project
-from pipeline.data.dataset import DataInfo, load_data_info
-from pipeline.detector.build import build_detector, load_model_config, prior_grid, without_downloads
-from pipeline.loading.replay import Attachments, ViewSampler
+from pipeline.data.dataset import load_split
+from pipeline.detector.build import build_detector, load_model_config, without_downloads
+from pipeline.heads.paa import HeadOutputs
+from pipeline.loading.dataset import view_dataset
+from pipeline.loading.sampler import ViewSampler
+from pipeline.loading.transforms import NO_LABELS
+from pipeline.online.settings import OnlineStudent
+from pipeline.online.train import online_model
 from pipeline.project.errors import UserError
-from pipeline.project.params import Params, Student, Training
 from pipeline.project.paths import Paths
 from pipeline.store.reader import LabelStore
 from pipeline.students.assignment import CachedLAD
-from pipeline.students.methods import cached_model, online_model, student_labels
+from pipeline.students.cached import cached_model, student_labels
+from pipeline.students.settings import Student
 from pipeline.students.soft_scores import SoftLAD
-from pipeline.teacher_pass.labelling import view_dataset
-from pipeline.teacher_pass.run import precompute_labels
-from pipeline.training.batch_grid import level_shapes_of
-from pipeline.training.run import optim_wrapper, set_memory_format
+from pipeline.teacher_pass.run import fill_store
+from pipeline.training.batch_grid import BatchGrid
+from pipeline.training.batched_paa import batched_paa
+from pipeline.training.optimiser import optim_wrapper, set_memory_format
+from pipeline.training.settings import Training
 from pipeline.views.plan import view_plan
-from pipeline.views.priors import PriorGrid
+from pipeline.views.settings import Views
+from stages.params import Params, entry
 
 BATCHES = 4
 LAD_BARS = {
@@ -44,8 +52,8 @@ LAD_BARS = {
 }
 """What a step with cached LAD labels is compared with, and the most that it may take of that."""
 SOLAD_BAR = 1.1
-LARGE_TEACHER = "configs/paa_r101.py"
-LARGE_STUDENT = "configs/paa_r18.py"
+LARGE_TEACHER = CONFIGS / "paa_r101.py"
+LARGE_STUDENT = CONFIGS / "paa_r18.py"
 
 
 @MODELS.register_module()
@@ -56,12 +64,13 @@ class ConstantLAD(CachedLAD):
         """The losses of LAD on labels that were made when the batch was first seen."""
         ready = self.__dict__.setdefault("ready", {})
         key = batch_data_samples[0].metainfo["img_id"]
-        features = self.extract_feat(batch_inputs)
+        head = self.bbox_head
         if key not in ready:
-            ready[key] = self.bbox_head.cached_assignment(
-                batch_data_samples, level_shapes_of(features), batch_inputs.device
-            )
-        losses: dict[str, Tensor] = self.bbox_head.loss(features, ready[key], batch_data_samples)
+            grid = BatchGrid.of(head.grid, batch_data_samples, batch_inputs.device)
+            ready[key] = head.cached_assignment(batch_data_samples, grid)
+        losses: dict[str, Tensor] = head.loss(
+            self.extract_feat(batch_inputs), ready[key], batch_data_samples
+        )
         return losses
 
 
@@ -73,12 +82,13 @@ class ConstantSoLAD(SoftLAD):
         """The losses of SoLAD on labels that were made when the batch was first seen."""
         ready = self.__dict__.setdefault("ready", {})
         key = batch_data_samples[0].metainfo["img_id"]
-        features = self.extract_feat(batch_inputs)
         head = self.bbox_head
         if key not in ready:
-            place = (batch_data_samples, level_shapes_of(features), batch_inputs.device)
-            ready[key] = head.cached_targets(*place), head.cached_assignment(*place)
-        losses: dict[str, Tensor] = head.losses(head(features), *ready[key], batch_data_samples)
+            grid = BatchGrid.of(head.grid, batch_data_samples, batch_inputs.device)
+            targets = head.cached_targets(batch_data_samples, grid)
+            ready[key] = targets, head.cached_assignment(batch_data_samples, grid)
+        outputs = HeadOutputs(*head(self.extract_feat(batch_inputs)))
+        losses: dict[str, Tensor] = head.losses(outputs, *ready[key], batch_data_samples)
         return losses
 
 
@@ -100,30 +110,27 @@ def step_calls(
     Raises:
         UserError: the student is no cached one, or data, teacher or labels are missing.
     """
-    student = params.student(name)
+    student = entry("students", params.students, name)
     if student.method != "lad":
         raise UserError(f"the student {name} has the method {student.method}; name one with lad")
-    data = load_data_info(paths)
-    model = without_downloads(load_model_config(student.config, len(data.classes)))
-    training = params.student_training(name)
+    classes = len(load_split(paths, "train").classes)
+    model = without_downloads(load_model_config(student.config, classes))
+    training = student.training.over(params.training)
     store = LabelStore(paths.labels)
     ways = _ways(model, student, store, paths)
-    first = build_detector(ways["cached lad"][0])
-    state, grid = first.state_dict(), prior_grid(first.bbox_head)
+    state = build_detector(model).state_dict()
     batches: dict[str, list[Any]] = {}
     calls: StepCalls = {}
     for way in only or ways:
-        config, labels = ways[way]
-        if labels not in batches:
-            batches[labels] = _batches(
-                params, training, data, _attachments(student, labels, store, grid)
-            )
+        config, method = ways[way]
+        if method not in batches:
+            batches[method] = _batches(params.views, training, paths, store, method)
         network = build_detector(config)
         network.load_state_dict(state)
         set_memory_format(network, training)
         network.to(get_device()).train()
         calls[way] = partial(
-            _step, network, build_optim_wrapper(network, optim_wrapper(training)), batches[labels]
+            _step, network, build_optim_wrapper(network, optim_wrapper(training)), batches[method]
         )
     return calls
 
@@ -132,16 +139,22 @@ def _step(network: Any, wrapper: Any, batches: list[Any], number: int) -> None:
     network.train_step(batches[number % len(batches)], wrapper)
 
 
-def _attachments(student: Student, labels: str, store: LabelStore, grid: PriorGrid) -> Attachments:
-    if labels == "none":
-        return Attachments()
-    return student_labels(student.model_copy(update={"method": labels}), store, grid)
-
-
 def _batches(
-    params: Params, training: Training, data: DataInfo, attached: Attachments
+    views: Views, training: Training, paths: Paths, store: LabelStore, method: str
 ) -> list[dict[str, Any]]:
-    dataset = view_dataset(data, view_plan(params.views), attached)
+    """Some batches of an epoch, with the labels that a cached student of the method learns.
+
+    Args:
+        views: which views there are.
+        training: its seed and batch size count.
+        paths: where the data is.
+        store: of the labels.
+        method: `none` for samples without labels.
+    """
+    labels = NO_LABELS
+    if method != "none":
+        labels = student_labels(Student(config="", method=method), store)
+    dataset = view_dataset(load_split(paths, "train"), view_plan(views), labels)
     sampler = ViewSampler(dataset, training.seed)
     chosen = list(islice(sampler, BATCHES * training.batch_size))
     return [
@@ -164,14 +177,14 @@ def measure_steps(name: str, params: Params, paths: Paths, repeats: int) -> Figu
     """
     seconds = alternate(step_calls(name, params, paths), repeats, warmup=BATCHES)
     middle = medians(seconds)
-    rows = [_row("cached lad", way, middle, bar) for way, bar in LAD_BARS.items()]
+    ratios = [_ratio("cached lad", way, middle, bar) for way, bar in LAD_BARS.items()]
     if "cached solad" in middle:
-        rows.append(_row("cached solad", "constant solad", middle, SOLAD_BAR))
-    return Figures(rows, f"student {name}, medians of {repeats} steps", {"seconds": seconds})
+        ratios.append(_ratio("cached solad", "constant solad", middle, SOLAD_BAR))
+    return Figures(ratios, f"student {name}, medians of {repeats} steps", {"seconds": seconds})
 
 
-def _row(way: str, against: str, middle: dict[str, float], at_most: float | None) -> Row:
-    return Row(f"step, {way}", middle[way], against, middle[against], "s", at_most=at_most)
+def _ratio(way: str, against: str, middle: dict[str, float], at_most: float | None) -> Ratio:
+    return Ratio(f"step, {way}", middle[way], against, middle[against], "s", at_most=at_most)
 
 
 def measure_large_steps(repeats: int) -> Figures:
@@ -184,42 +197,51 @@ def measure_large_steps(repeats: int) -> Figures:
             size=(512, 512),
             training={"batch_size": 2},
             labels={"batch_size": 2, "workers": 0},
-            students={"r18": {"config": LARGE_STUDENT, "method": "lad"}},
+            students={"r18": {"config": str(LARGE_STUDENT), "method": "lad"}},
         )
-        precompute_labels(params, paths, replace=False)
+        fill_store(params.labels, params.views, paths, replace=False)
         ways = ("cached lad", "online LAD (mmdet)", "online LAD (batched)", "constant labels")
         seconds = alternate(step_calls("r18", params, paths, ways), repeats, warmup=1)
     middle = medians(seconds)
-    rows = [
-        _row("cached lad", "online LAD (mmdet)", middle, 0.4),
-        _row("cached lad", "online LAD (batched)", middle, None),
-        _row("cached lad", "constant labels", middle, None),
+    ratios = [
+        _ratio("cached lad", "online LAD (mmdet)", middle, 0.4),
+        _ratio("cached lad", "online LAD (batched)", middle, None),
+        _ratio("cached lad", "constant labels", middle, None),
     ]
     note = (
         "R-18 student of an R-101 teacher, random weights, 2 digit scenes of 512 x 512; "
         f"medians of {repeats} steps"
     )
-    return Figures(rows, note, {"seconds": seconds})
+    return Figures(ratios, note, {"seconds": seconds})
 
 
 def _ways(
     model: ConfigDict, student: Student, store: LabelStore, paths: Paths
 ) -> dict[str, tuple[ConfigDict, str]]:
-    """By the way that a student gets its labels, its config and what its samples carry."""
+    """By the way that a student gets its labels, its config and the method of its samples' labels.
 
-    def online(**settings: str) -> ConfigDict:
-        return online_model(model, Student(config=student.config, **settings), paths.teacher)
+    Args:
+        model: of the student, a plain PAA.
+        student: its settings.
+        store: of the labels.
+        paths: where the teacher is.
+    """
 
+    def online(assigner: Literal["batched", "mmdet"]) -> ConfigDict:
+        settings = OnlineStudent(config=student.config, method="lad", assigner=assigner)
+        return online_model(model, settings, paths.teacher)
+
+    lad = cached_model(model, "lad", store)
     ways = {
-        "paa (mmdet)": (online(method="paa", assigner="mmdet"), "none"),
-        "paa (batched)": (online(method="paa"), "none"),
-        "online LAD (mmdet)": (online(method="lad", labels="online", assigner="mmdet"), "none"),
-        "online LAD (batched)": (online(method="lad", labels="online"), "none"),
-        "cached lad": (cached_model(model, "lad"), "lad"),
-        "constant labels": (ConfigDict(cached_model(model, "lad"), type="ConstantLAD"), "lad"),
+        "paa (mmdet)": (model, "none"),
+        "paa (batched)": (batched_paa(model), "none"),
+        "online LAD (mmdet)": (online("mmdet"), "none"),
+        "online LAD (batched)": (online("batched"), "none"),
+        "cached lad": (lad, "lad"),
+        "constant labels": (ConfigDict(lad, type=ConstantLAD.__name__), "lad"),
     }
     if store.soft_settings():
         solad = cached_model(model, "solad", store)
         ways["cached solad"] = (solad, "solad")
-        ways["constant solad"] = (ConfigDict(solad, type="ConstantSoLAD"), "solad")
+        ways["constant solad"] = (ConfigDict(solad, type=ConstantSoLAD.__name__), "solad")
     return ways

@@ -11,13 +11,14 @@ from benchmarks.growth import measure_growth
 from benchmarks.loader import measure_loader
 from benchmarks.measure import Figures
 from benchmarks.memory import measure_memory
-from benchmarks.mixture import measure_mixtures, random_problems, trained_problems
+from benchmarks.mixture import measure_mixtures, random_costs, trained_costs
 from benchmarks.reads import measure_reads
 from benchmarks.steps import measure_large_steps, measure_steps
 from benchmarks.teacher_pass import measure_large_pass, measure_pass
-from pipeline.project.errors import UserError
-from pipeline.project.params import Labels, Params
+from pipeline.project.errors import UserError, did_you_mean
 from pipeline.project.paths import Paths
+from pipeline.teacher_pass.settings import Labels
+from stages.params import Params
 
 
 @dataclass(frozen=True)
@@ -103,9 +104,9 @@ class Bench:
     student: str | None = None
     large: bool = False
 
-    def project(self) -> tuple[Params, Paths] | None:
-        """The project, if its teacher is there."""
-        return (self.params, self.paths) if self.params and self.paths.teacher.is_dir() else None
+    def params_with_teacher(self) -> Params | None:
+        """The project's settings, if its teacher is there."""
+        return self.params if self.paths.teacher.is_dir() else None
 
     def cached_student(self) -> tuple[str, Params, Paths] | None:
         """A student with cached labels, if there is a store, or the user named one.
@@ -135,12 +136,15 @@ def _steps(bench: Bench) -> list[Figures]:
 
 
 def _mixture(bench: Bench) -> list[Figures]:
-    effort, project = bench.effort, bench.project()
-    if project:
-        problems, source = trained_problems(*project, effort.fits), "the project's teacher"
+    effort, params = bench.effort, bench.params_with_teacher()
+    if params:
+        costs, source = (
+            trained_costs(params.views, bench.paths, effort.fits),
+            "the project's teacher",
+        )
     else:
-        problems, source = random_problems(effort.random_fits), "the random teacher"
-    return [measure_mixtures(problems, effort.batch, effort.repeats, source)]
+        costs, source = random_costs(effort.random_fits), "the random teacher"
+    return [measure_mixtures(costs, effort.batch, effort.repeats, source)]
 
 
 def _assignment(bench: Bench) -> list[Figures]:
@@ -150,10 +154,11 @@ def _assignment(bench: Bench) -> list[Figures]:
 
 
 def _pass(bench: Bench) -> list[Figures]:
-    effort, project = bench.effort, bench.project()
+    effort, params = bench.effort, bench.params_with_teacher()
     figures = [_NO_TEACHER]
-    if project:
+    if params:
         what = "the project's teacher"
+        project = params.labels, params.views, bench.paths
         figures = [measure_pass(*project, effort.pass_images, effort.repeats, 0.9, what)]
     if bench.large:
         figures.append(measure_large_pass(effort.large_images, effort.repeats))
@@ -161,9 +166,10 @@ def _pass(bench: Bench) -> list[Figures]:
 
 
 def _cluster(bench: Bench) -> list[Figures]:
-    effort, project = bench.effort, bench.project()
-    if not project:
+    effort, params = bench.effort, bench.params_with_teacher()
+    if not params:
         return [_NO_TEACHER]
+    project = params.labels, params.views, bench.paths
     return [measure_cluster(*project, effort.pass_images, effort.long_repeats)]
 
 
@@ -206,8 +212,14 @@ def run_parts(bench: Bench, parts: Sequence[str]) -> Iterator[tuple[str, Figures
         parts: of `PARTS`; none for all.
 
     Raises:
-        UserError: the student is none with cached labels, or what is there is broken.
+        UserError: there is no such part, the student is none with cached labels, or what is there
+            is broken.
     """
+    for part in parts:
+        if part not in PARTS:
+            raise UserError(
+                f"no part {part!r}{did_you_mean(part, PARTS)}; there are: {', '.join(PARTS)}"
+            )
     for part in parts or PARTS:
         for figures in PARTS[part](bench):
             yield part, figures

@@ -9,11 +9,13 @@ import torch
 from mmengine.config import ConfigDict
 from mmengine.logging import MMLogger
 
+from pipeline.data.dataset import ANNOTATIONS, INFO
 from pipeline.detector.build import build_detector, without_downloads
 from pipeline.detector.model_folder import save_model
 from pipeline.ingest.prepare import prepare_data
-from pipeline.project.params import BUILT_IN_DATA, Params
+from pipeline.ingest.settings import BUILT_IN_DATA
 from pipeline.project.paths import Paths
+from stages.params import Params
 
 SCENES = 32
 """Image files; a larger data set shows them again."""
@@ -47,8 +49,8 @@ def write_project(
         "evaluation": {"scale": size},
     }
     params, paths = Params.model_validate(defaults | sections), Paths(folder)
-    prepare_data(params, paths)
-    _change_data(paths, images, classes)
+    prepare_data(params.data, paths)
+    _change_data(paths.split("train"), images, classes)
     model = without_downloads(model)
     model.bbox_head = ConfigDict(model.bbox_head, num_classes=classes)
     # It says of each weight how it was drawn.
@@ -61,12 +63,12 @@ def write_project(
     return params, paths
 
 
-def _change_data(paths: Paths, images: int, classes: int) -> None:
-    """Repeat the training images, and spread the objects over the classes."""
+def _change_data(split: Path, images: int, classes: int) -> None:
+    """Repeat the images of a checked split, and spread its objects over the classes."""
     names = [f"class {number}" for number in range(classes)]
-    info = json.loads((paths.data / "data.json").read_text())
-    (paths.data / "data.json").write_text(json.dumps(info | {"classes": names}))
-    train = json.loads((paths.data / "train.json").read_text())
+    info = json.loads((split / INFO).read_text())
+    (split / INFO).write_text(json.dumps(info | {"classes": names}))
+    train = json.loads((split / ANNOTATIONS).read_text())
     objects: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in train["images"]}
     for one in train["annotations"]:
         objects[one["image_id"]].append(one)
@@ -80,11 +82,13 @@ def _change_data(paths: Paths, images: int, classes: int) -> None:
             annotations.append(one | changed)
     categories = [{"id": place + 1, "name": name} for place, name in enumerate(names)]
     train |= {"images": repeated, "annotations": annotations, "categories": categories}
-    (paths.data / "train.json").write_text(json.dumps(train))
+    (split / ANNOTATIONS).write_text(json.dumps(train))
 
 
 def borrow_project(paths: Paths, folder: Path, images: int | None = None) -> Paths:
     """A results folder with the data and the teacher of another, for a store of its own.
+
+    Image files stay where they are.
 
     Args:
         paths: of the other.
@@ -92,10 +96,10 @@ def borrow_project(paths: Paths, folder: Path, images: int | None = None) -> Pat
         images: how many training images to take, from the first on; None for all.
     """
     borrowed = Paths(folder)
-    shutil.copytree(paths.data, borrowed.data, ignore=shutil.ignore_patterns("source"))
+    shutil.copytree(paths.data, borrowed.data, ignore=shutil.ignore_patterns("images"))
     borrowed.teacher.symlink_to(paths.teacher.resolve())
     if images is not None:
-        file = borrowed.data / "train.json"
+        file = borrowed.split("train") / ANNOTATIONS
         train = json.loads(file.read_text())
         train["images"] = train["images"][:images]
         kept = {image["id"] for image in train["images"]}

@@ -13,90 +13,97 @@ from mmengine.dataset import pseudo_collate
 from mmengine.device import get_device
 from torch.utils.data import DataLoader
 
-from benchmarks.measure import Figures, Row, alternate, medians
+from benchmarks.measure import Figures, Ratio, alternate, medians
+from benchmarks.random_teacher import CONFIGS
 from benchmarks.synthetic import borrow_project, write_project
 from pipeline.data.coco import load_images
-from pipeline.data.dataset import DataInfo, load_data_info
-from pipeline.detector.build import load_model_config, preprocessing, prior_grid
+from pipeline.data.dataset import CheckedSplit, load_split
+from pipeline.detector.build import load_model_config, preprocessing
 from pipeline.detector.model_folder import load_model
+from pipeline.heads.paa import prior_grid
 from pipeline.loading.collate import collate_views
-from pipeline.project.params import Params
+from pipeline.loading.dataset import view_dataset
+from pipeline.loading.transforms import ALL_OBJECTS
 from pipeline.project.paths import Paths
 from pipeline.store.schema import StoreLayout, plan_store
-from pipeline.teacher_pass.labelling import batches_of, view_dataset
-from pipeline.teacher_pass.run import precompute_labels
+from pipeline.teacher_pass.label import batches_of
+from pipeline.teacher_pass.run import fill_store
+from pipeline.teacher_pass.settings import Labels
 from pipeline.views.plan import view_plan
+from pipeline.views.priors import PaddedViews
+from pipeline.views.settings import Views
 
-LARGE_CONFIG = "configs/paa_r50.py"
+LARGE_CONFIG = CONFIGS / "paa_r50.py"
 LARGE_SIZE = (1333, 800)
 LARGE_BATCH = 2
 
 Collate = Callable[[Sequence[Any]], Any]
 
 
-def infer(params: Params, paths: Paths, collate: Collate = pseudo_collate) -> int:
+def infer(labels: Labels, views: Views, paths: Paths, collate: Collate = pseudo_collate) -> int:
     """The bare loop: load the network, then load views and run it on them, as mmdet does.
 
     Args:
-        params: the settings.
+        labels: the settings of the pass.
+        views: which views there are.
         paths: where data and teacher are.
         collate: makes a batch; mmengine's, or ours.
 
     Returns:
         The number of views.
     """
-    data = load_data_info(paths)
+    split = load_split(paths, "train")
     detector, model = load_model(paths.teacher, "lad teacher")
     detector.to(get_device())
     preprocess = MODELS.build(model.data_preprocessor).to(get_device())
-    layout = _layout(params, data, detector, model)
+    layout = _layout(labels, views, split, detector, model)
     loader: DataLoader[Any] = DataLoader(
-        view_dataset(data, view_plan(params.views)),
+        view_dataset(split, view_plan(views), ALL_OBJECTS),
         batch_sampler=[
             batch
             for shard in layout.shards()
-            for batch in batches_of(shard, layout, params.labels.model_dump())
+            for batch in batches_of(shard, layout, labels.model_dump())
         ],
-        num_workers=params.labels.workers,
+        num_workers=labels.workers,
         collate_fn=collate,
     )
-    views = 0
+    shown = 0
     with torch.inference_mode():
         for batch in loader:
             ready = preprocess(batch)
             detector.bbox_head(detector.extract_feat(ready["inputs"]))
-            views += len(ready["inputs"])
-    return views
+            shown += len(ready["inputs"])
+    return shown
 
 
-def _layout(params: Params, data: DataInfo, detector: PAA, model: ConfigDict) -> StoreLayout:
-    return plan_store(
-        load_images(data.train.annotations),
-        view_plan(params.views),
-        prior_grid(detector.bbox_head),
-        preprocessing(model)["pad_size_divisor"],
-        params.labels.shard_rows,
-        0,
-    )
+def _layout(
+    labels: Labels, views: Views, split: CheckedSplit, detector: PAA, model: ConfigDict
+) -> StoreLayout:
+    divisor = preprocessing(model)["pad_size_divisor"]
+    padded_views = PaddedViews(view_plan(views), prior_grid(detector.bbox_head), divisor)
+    return plan_store(load_images(split.annotations), padded_views, labels.shard_rows, 0)
 
 
-def settings_of_part(params: Params, paths: Paths) -> Params:
-    """The settings for some of a project's images: a pass refuses sizes of buckets without views.
+def labels_of_part(labels: Labels, views: Views, paths: Paths) -> Labels:
+    """The settings of a pass over some of a project's images.
+
+    A pass refuses a batch size for a bucket without views, and some images may have none in it.
 
     Args:
-        params: the settings.
+        labels: the settings for all images.
+        views: which views there are.
         paths: where those images and the teacher are.
     """
-    data = load_data_info(paths)
-    layout = _layout(params, data, *load_model(paths.teacher, "lad teacher"))
+    split = load_split(paths, "train")
+    layout = _layout(labels, views, split, *load_model(paths.teacher, "lad teacher"))
     names = [bucket.name for bucket in layout.buckets]
-    sizes = {name: n for name, n in params.labels.bucket_batch_sizes.items() if name in names}
-    labels = params.labels.model_copy(update={"bucket_batch_sizes": sizes})
-    return params.model_copy(update={"labels": labels})
+    sizes = {name: size for name, size in labels.bucket_batch_sizes.items() if name in names}
+    return labels.model_copy(update={"bucket_batch_sizes": sizes})
 
 
 def measure_pass(
-    params: Params,
+    labels: Labels,
+    views: Views,
     paths: Paths,
     images: int,
     repeats: int,
@@ -107,7 +114,8 @@ def measure_pass(
     """Time whole passes, from loading the teacher to the report, and as much of the bare loop.
 
     Args:
-        params: the settings; soft scores are always written.
+        labels: the settings of the pass; soft scores are always written.
+        views: which views there are.
         paths: where data and teacher are.
         images: of the data set to take.
         repeats: of each.
@@ -115,12 +123,10 @@ def measure_pass(
         what: names the teacher.
         with_our_batches: whether the loop runs with batches as the pass hands them over, too.
     """
-    labels = params.labels.model_copy(update={"soft": True})
-    params = params.model_copy(update={"labels": labels})
     with tempfile.TemporaryDirectory() as folder:
         bare = borrow_project(paths, Path(folder) / "bare", images)
-        params = settings_of_part(params, bare)
-        views = infer(params, bare)
+        labels = labels_of_part(labels.model_copy(update={"soft": True}), views, bare)
+        count = infer(labels, views, bare)
         fresh = {
             number: borrow_project(paths, Path(folder) / str(number), images)
             for number in range(-1, repeats)
@@ -128,24 +134,32 @@ def measure_pass(
         reports: dict[int, dict[str, Any]] = {}
 
         def run(number: int) -> None:
-            reports[number] = precompute_labels(params, fresh[number], replace=False)
+            reports[number] = fill_store(labels, views, fresh[number], replace=False)
 
         ways: dict[str, Callable[[int], object]] = {
             "pass": run,
-            "bare": lambda _: infer(params, bare),
+            "bare": lambda _: infer(labels, views, bare),
         }
         if with_our_batches:
-            ways["bare, our batches"] = lambda _: infer(params, bare, collate_views)
+            ways["bare, our batches"] = lambda _: infer(labels, views, bare, collate_views)
         seconds = medians(alternate(ways, repeats))
-    rate = f"teacher pass, {what}", views / seconds["pass"]
-    rows = [
-        Row(*rate, "bare inference loop", views / seconds["bare"], "views/s", at_least=at_least)
+    ours, unit = count / seconds["pass"], "views/s"
+    ratios = [
+        Ratio(
+            f"teacher pass, {what}",
+            ours,
+            "bare inference loop",
+            count / seconds["bare"],
+            unit,
+            at_least=at_least,
+        )
     ]
     if with_our_batches:
         theirs = "the same, batches handed over as in the pass"
-        rows.append(Row(*rate, theirs, views / seconds["bare, our batches"], "views/s"))
-    details = {"views": views, "seconds": seconds, "report": reports[repeats - 1]}
-    return Figures(rows, f"{views} views, hard labels and soft scores written", details)
+        rate = count / seconds["bare, our batches"]
+        ratios.append(Ratio(f"teacher pass, {what}", ours, theirs, rate, unit))
+    details = {"views": count, "seconds": seconds, "report": reports[repeats - 1]}
+    return Figures(ratios, f"{count} views, hard labels and soft scores written", details)
 
 
 def measure_large_pass(images: int, repeats: int) -> Figures:
@@ -160,4 +174,6 @@ def measure_large_pass(images: int, repeats: int) -> Figures:
             labels={"batch_size": LARGE_BATCH, "workers": 1},
         )
         what = "PAA R-50 at 1333 x 800, random weights"
-        return measure_pass(params, paths, images, repeats, 0.97, what, with_our_batches=False)
+        return measure_pass(
+            params.labels, params.views, paths, images, repeats, 0.97, what, with_our_batches=False
+        )

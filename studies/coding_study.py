@@ -5,7 +5,6 @@ stages of their training the soft-label loss and its gradient are computed with 
 float32 scores, and again with what each coding leaves of them. docs/coding.md has results.
 """
 
-import copy
 import statistics
 import time
 from collections import defaultdict
@@ -16,21 +15,35 @@ from typing import Any
 import numpy as np
 import torch
 from mmdet.models.detectors import PAA
+from mmengine.config import ConfigDict
 from torch import Tensor
 
-from benchmarks.random_teacher import DIVISOR, SCALE, RandomTeacher, random_images
-from pipeline.data.dataset import load_data_info
+from benchmarks.random_teacher import SCALE, RandomTeacher, draw_view, random_images
+from pipeline.data.dataset import load_split
 from pipeline.detector.build import load_model_config
+from pipeline.heads.paa import HeadOutputs
 from pipeline.loading.collate import collate_views
-from pipeline.project.params import Params
+from pipeline.loading.dataset import view_dataset
+from pipeline.loading.transforms import ALL_OBJECTS
 from pipeline.project.paths import Paths
-from pipeline.store.coding import Coding, SoftSettings
-from pipeline.teacher_pass.labelling import load_teacher, view_dataset
-from pipeline.teacher_pass.teacher import Beliefs
-from pipeline.views.plan import padded_shape, view_plan
-from pipeline.views.priors import PriorGrid
-from studies.codings import Arrays, BoxTrial, Trial, box_trials, chunk, trials, unchunk
-from studies.students import CLASS_LOSS, Course, SoftBatch, head_outputs, soft_loss
+from pipeline.project.text import markdown_table
+from pipeline.store.coding import SoftSettings
+from pipeline.teacher_pass.label import load_teacher
+from pipeline.teacher_pass.teacher import SoftPredictions
+from pipeline.training.batch_grid import BatchGrid
+from pipeline.training.settings import Training
+from pipeline.views.plan import view_plan
+from pipeline.views.settings import Views
+from studies.codings import (
+    Arrays,
+    BoxCoding,
+    ClassCoding,
+    box_codings,
+    chunk,
+    class_codings,
+    unchunk,
+)
+from studies.students import SoftBatch, StudentTrainer, predict, soft_losses, with_weights
 
 RANDOM_VIEWS = 4
 """Views like COCO's that sizes are measured on."""
@@ -79,60 +92,81 @@ class Study:
     boxes: tuple[Result, ...]
 
 
+def result_table(results: Sequence[Result]) -> list[str]:
+    """Markdown: a line a coding, the smallest last, with the gradient's error at each stage."""
+    stages = list(results[0].errors)
+    figures = ("bytes a view", "like COCO", "decode, ms", "loss error, worst", *stages)
+    rows = (
+        (
+            result.name,
+            f"{result.view_bytes:.0f}",
+            f"{result.coco_bytes:.0f}",
+            f"{result.decode_ms:.2f}",
+            f"{max(error.loss for error in result.errors.values()):.4f}",
+            *(f"{result.errors[stage].gradient:.4f}" for stage in stages),
+        )
+        for result in sorted(results, key=lambda one: -one.view_bytes)
+    )
+    return markdown_table(["coding", *(f">{one}" for one in figures)], rows)
+
+
 Coded = list[list[Arrays]]
 """The arrays of each view of each batch."""
 
 
-def encode_batches(trial: Trial | BoxTrial, batches: Sequence[SoftBatch]) -> Coded:
+def encode_batches(coding: ClassCoding | BoxCoding, batches: Sequence[SoftBatch]) -> Coded:
     """What a coding would write of the batches."""
-    if isinstance(trial, Trial):
-        return [
-            [trial.encode(view.cpu(), batch.level.cpu()) for view in batch.beliefs.probabilities]
-            for batch in batches
-        ]
-    return [
-        [
-            trial.encode(*(part.cpu() for part in view))
-            for view in zip(
-                batch.beliefs.overlap, batch.beliefs.boxes, batch.beliefs.iou, strict=True
-            )
-        ]
-        for batch in batches
-    ]
+    coded: Coded = []
+    for batch in batches:
+        predicted = batch.predicted
+        if isinstance(coding, ClassCoding):
+            levels = batch.levels.cpu()
+            coded.append([coding.encode(view.cpu(), levels) for view in predicted.probabilities])
+        else:
+            views = zip(predicted.max_iou, predicted.distances, predicted.iou, strict=True)
+            coded.append([coding.encode(*(part.cpu() for part in view)) for view in views])
+    return coded
 
 
-def decode_batch(trial: Trial | BoxTrial, views: list[Arrays], batch: SoftBatch) -> Beliefs:
-    """What a coding leaves of the beliefs of a batch."""
-    device = batch.images.device
-    if isinstance(trial, Trial):
-        level = batch.level.cpu()
-        decoded = torch.stack([trial.decode(arrays, level) for arrays in views])
-        return replace(batch.beliefs, probabilities=decoded.to(device))
-    parts = zip(*(trial.decode(*arrays) for arrays in views), strict=True)
-    overlap, boxes, iou = (torch.stack(part).to(device) for part in parts)
-    return replace(batch.beliefs, overlap=overlap, boxes=boxes, iou=iou)
+def decode_batch(
+    coding: ClassCoding | BoxCoding, views: list[Arrays], batch: SoftBatch
+) -> SoftPredictions:
+    """What a coding leaves of what the teacher predicts.
+
+    Args:
+        coding: the one.
+        views: the arrays of each view of the batch.
+        batch: with the exact predictions.
+    """
+    device = batch.predicted.iou.device
+    if isinstance(coding, ClassCoding):
+        levels = batch.levels.cpu()
+        decoded = torch.stack([coding.decode(arrays, levels) for arrays in views])
+        return replace(batch.predicted, probabilities=decoded.to(device))
+    parts = zip(*(coding.decode(*arrays) for arrays in views), strict=True)
+    max_iou, distances, iou = (torch.stack(part).to(device) for part in parts)
+    return replace(batch.predicted, max_iou=max_iou, distances=distances, iou=iou)
 
 
 def relative_errors(
     student: PAA,
+    soft_model: ConfigDict,
     batches: Sequence[SoftBatch],
-    grid: PriorGrid,
-    coded: dict[Trial | BoxTrial, Coded],
-) -> dict[Trial | BoxTrial, Error]:
+    coded: dict[ClassCoding | BoxCoding, Coded],
+) -> dict[ClassCoding | BoxCoding, Error]:
     """How far each coding takes loss and gradient from those of the teacher's float32 scores.
 
     Codings of class probabilities are judged by the class loss alone, those of boxes by the sum
-    of all soft-label losses. All batches together are divided by their sum of overlaps.
+    of all soft-label losses. The losses of all batches are added up.
 
     Args:
         student: as it is in training; stays as it is.
+        soft_model: the student's config with a head that has the soft-label losses.
         batches: what is learnt.
-        grid: of the priors.
         coded: what each coding writes of the batches.
     """
-    student = copy.deepcopy(student).train()
-    weights = [weight for weight in student.parameters() if weight.requires_grad]
-    total = torch.stack([batch.beliefs.overlap.sum() for batch in batches]).sum()
+    network = with_weights(soft_model, student).train()
+    weights = [weight for weight in network.parameters() if weight.requires_grad]
     losses: dict[Any, float] = defaultdict(float)
     gradients: dict[Any, Tensor] = {}
 
@@ -145,107 +179,94 @@ def relative_errors(
         gradients[key] = gradients[key] + gradient if key in gradients else gradient
 
     for number, batch in enumerate(batches):
-        outputs = head_outputs(student, batch.images)
-        for kind in {type(trial) for trial in coded}:
-            add(kind, _loss(kind, student, outputs, batch, batch.beliefs, grid, total))
-        for trial, views in coded.items():
-            beliefs = decode_batch(trial, views[number], batch)
-            add(trial, _loss(type(trial), student, outputs, batch, beliefs, grid, total))
+        outputs = HeadOutputs(*network.bbox_head(network.extract_feat(batch.images)))
+        for kind in {type(coding) for coding in coded}:
+            add(kind, _loss(kind, network, outputs, batch.predicted, batch.grid))
+        for coding, views in coded.items():
+            decoded = decode_batch(coding, views[number], batch)
+            add(coding, _loss(type(coding), network, outputs, decoded, batch.grid))
     return {
-        trial: Error(
-            loss=abs(losses[trial] / losses[type(trial)] - 1),
+        coding: Error(
+            loss=abs(losses[coding] / losses[type(coding)] - 1),
             gradient=float(
-                (gradients[trial] - gradients[type(trial)]).norm() / gradients[type(trial)].norm()
+                (gradients[coding] - gradients[type(coding)]).norm()
+                / gradients[type(coding)].norm()
             ),
         )
-        for trial in coded
+        for coding in coded
     }
 
 
 def _loss(
-    kind: type,
-    student: PAA,
-    outputs: list[Tensor],
-    batch: SoftBatch,
-    beliefs: Beliefs,
-    grid: PriorGrid,
-    total: Tensor,
+    kind: type, network: PAA, outputs: HeadOutputs, predicted: SoftPredictions, grid: BatchGrid
 ) -> Tensor:
     """The loss that codings of this kind are judged by."""
-    if kind is BoxTrial:
-        return soft_loss(student, outputs, batch, beliefs, grid, total)
-    loss: Tensor = CLASS_LOSS(
-        outputs[0].flatten(0, 1), beliefs.probabilities.flatten(0, 1), avg_factor=total
-    )
-    return loss
+    losses = soft_losses(network, outputs, predicted, grid)
+    return losses["loss_soft_cls"] if kind is ClassCoding else torch.stack([*losses.values()]).sum()
 
 
 def study_codings(
-    name: str, params: Params, paths: Paths, views: int, epochs: int | None = None
+    config: str, training: Training, soft: SoftSettings, views: Views, paths: Paths, measured: int
 ) -> Study:
-    """Train the student `name` in both ways, and measure all codings at stages of its training.
+    """Train a student in both ways, and measure all codings at stages of its training.
 
     Args:
-        name: of the student; its config and training settings count, its method does not.
-        params: the settings.
+        config: of the student, a PAA.
+        training: how it is trained.
+        soft: the coding of the settings, and which boxes of the teacher count.
+        views: which views there are.
         paths: where data and teacher are.
-        views: how many to measure, spread evenly over the training images.
-        epochs: replaces those of the student's training.
+        measured: how many views to measure, spread evenly over the training images.
 
     Raises:
-        UserError: there is no such student, or data or teacher are missing.
+        UserError: data or teacher are missing, or the config is broken.
     """
-    training = params.student_training(name)
-    training = training.model_copy(update={"amp": False, "epochs": epochs or training.epochs})
-    data = load_data_info(paths)
-    teacher, _ = load_teacher(paths, data)
-    soft = SoftSettings(Coding(**params.labels.scores.model_dump()), params.labels.min_iou)
-    model = load_model_config(params.student(name).config, num_classes=len(data.classes))
-    dataset = view_dataset(data, view_plan(params.views))
-    course = Course(model, training, dataset, teacher, soft)
+    split = load_split(paths, "train")
+    teacher, _ = load_teacher(paths, split)
+    model = load_model_config(config, num_classes=len(split.classes))
+    dataset = view_dataset(split, view_plan(views), ALL_OBJECTS)
+    trainer = StudentTrainer(model, training, dataset, paths.teacher, soft.min_iou)
 
-    images = np.linspace(0, dataset.num_images - 1, min(views, dataset.num_images)).round()
+    images = np.linspace(0, dataset.num_images - 1, min(measured, dataset.num_images)).round()
     plan = len(dataset.plan)
     chosen = [int(image) * plan + number % plan for number, image in enumerate(images)]
-    measured = [
-        course.ask(collate_views([dataset[view] for view in batch]))
-        for batch in course.batches(chosen)
+    batches = [
+        predict(teacher, collate_views([dataset[view] for view in batch]), soft.min_iou)
+        for batch in trainer.batches(chosen)
     ]
     like_coco = random_batches(soft.min_iou)
-    compared: list[Trial | BoxTrial] = [*trials(soft.scores), *box_trials()]
-    coded = {trial: encode_batches(trial, measured) for trial in compared}
-    errors: dict[Trial | BoxTrial, dict[str, Error]] = {trial: {} for trial in compared}
-    for stage, student in course.stages():
-        for trial, error in relative_errors(student, measured, teacher.grid, coded).items():
-            errors[trial][stage] = error
+    compared: list[ClassCoding | BoxCoding] = [*class_codings(soft.scores), *box_codings()]
+    coded = {coding: encode_batches(coding, batches) for coding in compared}
+    errors: dict[ClassCoding | BoxCoding, dict[str, Error]] = {coding: {} for coding in compared}
+    for stage, student in trainer.stages():
+        found = relative_errors(student, trainer.models["soft"], batches, coded)
+        for coding, error in found.items():
+            errors[coding][stage] = error
     results = {
-        trial: Result(
-            name=trial.name,
-            view_bytes=mean_bytes(coded[trial]),
-            coco_bytes=mean_bytes(encode_batches(trial, like_coco)),
-            decode_ms=_decode_time(trial, coded[trial], measured),
-            errors=errors[trial],
+        coding: Result(
+            name=coding.name,
+            view_bytes=mean_bytes(coded[coding]),
+            coco_bytes=mean_bytes(encode_batches(coding, like_coco)),
+            decode_ms=_decode_time(coding, coded[coding], batches),
+            errors=errors[coding],
         )
-        for trial in compared
+        for coding in compared
     }
     return Study(
-        classes=tuple(result for trial, result in results.items() if isinstance(trial, Trial)),
-        boxes=tuple(result for trial, result in results.items() if isinstance(trial, BoxTrial)),
+        classes=tuple(one for coding, one in results.items() if isinstance(coding, ClassCoding)),
+        boxes=tuple(one for coding, one in results.items() if isinstance(coding, BoxCoding)),
     )
 
 
 def random_batches(min_iou: float) -> list[SoftBatch]:
-    """Random views like COCO's with the beliefs of a random teacher; no images."""
+    """Random views like COCO's with the predictions of a random teacher; no images."""
     teacher = RandomTeacher(seed=0)
-    padded = padded_shape((SCALE[1], SCALE[0]), DIVISOR)
     batches = []
     for image in random_images(RANDOM_VIEWS, seed=0):
-        teacher.objects = image.objects
-        outputs = teacher.forward(torch.zeros(1, 3, *padded))
-        beliefs = teacher.believe(outputs, [image.objects], padded, min_iou)
-        batches.append(
-            SoftBatch(torch.zeros(0), beliefs, teacher.grid.priors(padded).levels, padded)
-        )
+        views = draw_view(teacher, image.objects, SCALE).forward_pass()
+        predicted = teacher.predict_soft(views.outputs, views.truth, views.padded, min_iou)
+        grid = BatchGrid(teacher.grid, views.padded, [views.padded], teacher.device)
+        batches.append(SoftBatch(torch.zeros(0), predicted, grid))
     return batches
 
 
@@ -255,18 +276,20 @@ def mean_bytes(coded: Coded) -> float:
     return statistics.mean(sum(len(chunk(array)) for array in arrays) for arrays in views)
 
 
-def _decode_time(trial: Trial | BoxTrial, coded: Coded, batches: Sequence[SoftBatch]) -> float:
+def _decode_time(
+    coding: ClassCoding | BoxCoding, coded: Coded, batches: Sequence[SoftBatch]
+) -> float:
     """Median milliseconds to decompress and decode a view."""
     spent = []
     for views, batch in zip(coded, batches, strict=True):
-        level = batch.level.cpu()
+        levels = batch.levels.cpu()
         for arrays in views:
             chunks = [chunk(array) for array in arrays]
             started = time.perf_counter()
             read = tuple(unchunk(data, like) for data, like in zip(chunks, arrays, strict=True))
-            if isinstance(trial, Trial):
-                trial.decode(read, level)
+            if isinstance(coding, ClassCoding):
+                coding.decode(read, levels)
             else:
-                trial.decode(*read)
+                coding.decode(*read)
             spent.append(time.perf_counter() - started)
     return statistics.median(spent) * 1e3

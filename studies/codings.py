@@ -1,4 +1,7 @@
-"""The codings that `lad study` compares: of class probabilities, and of boxes and their scores."""
+"""The codings that the study compares: of class probabilities, and of boxes and their scores.
+
+Shapes: P priors of a view, C classes.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,10 +14,10 @@ from torch import Tensor
 from pipeline.store.coding import (
     TAIL,
     Coding,
-    decode_share,
-    decode_sides,
-    encode_share,
-    encode_sides,
+    decode_distances,
+    decode_fraction,
+    encode_distances,
+    encode_fraction,
 )
 from pipeline.store.shard import COMPRESSION_LEVEL
 
@@ -32,7 +35,7 @@ _ZSTD = Zstd(level=COMPRESSION_LEVEL, checksum=True)
 
 
 @dataclass(frozen=True)
-class Trial:
+class ClassCoding:
     """A way to store the class probabilities of a view.
 
     Attributes:
@@ -47,13 +50,13 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class BoxTrial:
-    """A way to store the overlap (P,), the sides (P, 4) and the IoU (P,) of a view's boxes.
+class BoxCoding:
+    """A way to store a view's boxes: what `SoftPredictions` has beside class probabilities.
 
     Attributes:
         name: for the table.
-        encode: makes their arrays.
-        decode: makes them of the arrays, float32.
+        encode: makes the arrays of `max_iou` (P,), `distances` (P, 4) and `iou` (P,).
+        decode: makes these three of the arrays, float32.
     """
 
     name: str
@@ -72,11 +75,11 @@ def unchunk(data: bytes, like: Tensor) -> Tensor:
     return torch.frombuffer(bytearray(_ZSTD.decode(data)), dtype=like.dtype).view(like.shape)
 
 
-def whole(name: str, values: Tensor) -> Trial:
+def nearest_of(name: str, values: Tensor) -> ClassCoding:
     """Every probability as the nearest of a table of ascending values, with no tail."""
     table = values.float()
     middles = (table[1:] + table[:-1]) / 2
-    return Trial(
+    return ClassCoding(
         name,
         lambda probabilities, _: (
             torch.bucketize(probabilities.mT.contiguous(), middles).to(torch.uint8),
@@ -85,10 +88,10 @@ def whole(name: str, values: Tensor) -> Trial:
     )
 
 
-def tailed(coding: Coding, tail: Tail) -> Trial:
+def with_tail(coding: Coding, tail: Tail) -> ClassCoding:
     """The codes of `coding`, with another model of the tail."""
     if tail == "class and place":
-        return Trial(
+        return ClassCoding(
             _name(coding, tail),
             lambda probabilities, _: coding.encode(probabilities),
             lambda arrays, _: coding.decode(*arrays),
@@ -114,7 +117,7 @@ def tailed(coding: Coding, tail: Tail) -> Trial:
         of_prior = mean[level] if len(mean) > 1 else mean
         return torch.where(codes == TAIL, of_prior, coding.values()[codes.long()])
 
-    return Trial(_name(coding, tail), encode, decode)
+    return ClassCoding(_name(coding, tail), encode, decode)
 
 
 def _name(coding: Coding, tail: Tail) -> str:
@@ -122,48 +125,63 @@ def _name(coding: Coding, tail: Tail) -> str:
     return f"cut {coding.cut}, {coding.levels} levels, power {coding.power:g}, tail: {becomes}"
 
 
-def trials(default: Coding) -> list[Trial]:
-    """What the study compares, without repetition."""
+def class_codings(default: Coding) -> list[ClassCoding]:
+    """The codings of class probabilities that the study compares, each once.
+
+    Args:
+        default: that of the settings, which is among them.
+    """
     found = [
-        Trial("float16", lambda p, _: (p.mT.half(),), lambda arrays, _: arrays[0].mT.float()),
-        whole("uint8, linear", torch.linspace(0, 1, 256)),
-        whole("uint8 of the square root", torch.linspace(0, 1, 256) ** 2),
-        whole("5-bit log scale from 1e-4", torch.cat([torch.zeros(1), torch.logspace(-4, 0, 31)])),
+        ClassCoding("float16", lambda p, _: (p.mT.half(),), lambda arrays, _: arrays[0].mT.float()),
+        nearest_of("uint8, linear", torch.linspace(0, 1, 256)),
+        nearest_of("uint8 of the square root", torch.linspace(0, 1, 256) ** 2),
+        nearest_of(
+            "5-bit log scale from 1e-4", torch.cat([torch.zeros(1), torch.logspace(-4, 0, 31)])
+        ),
     ]
+    cuts = [Coding(cut=cut, levels=LEVELS, power=POWER) for cut in CUTS]
     tails: tuple[Tail, ...] = ("0", "view", "class", "level and class", "class and place")
-    found += [tailed(Coding(cut, LEVELS, POWER), tail) for cut in CUTS for tail in tails]
+    found += [with_tail(coding, tail) for coding in cuts for tail in tails]
     best: Tail = "class and place"
-    others = [Coding(cut, LEVELS, POWER) for cut in (0.01, 0.015)]
-    others += [Coding(default.cut, levels, POWER) for levels in (15, 31, 127, 254)]
-    others += [Coding(default.cut, LEVELS, power) for power in (1, 2, 3, 4)]
-    found += [tailed(coding, best) for coding in (*others, default)]
-    return list({trial.name: trial for trial in found}.values())
+    others = [Coding(cut=cut, levels=LEVELS, power=POWER) for cut in (0.01, 0.015)]
+    others += [Coding(cut=default.cut, levels=levels, power=POWER) for levels in (15, 31, 127, 254)]
+    others += [Coding(cut=default.cut, levels=LEVELS, power=power) for power in (1, 2, 3, 4)]
+    found += [with_tail(coding, best) for coding in (*others, default)]
+    return list({coding.name: coding for coding in found}.values())
 
 
-def box_trials() -> list[BoxTrial]:
+def box_codings() -> list[BoxCoding]:
     """The codings of boxes and their scores that the study compares."""
     return [
-        BoxTrial(
+        BoxCoding(
             "float16",
             lambda *parts: tuple(part.half() for part in parts),
             lambda *arrays: tuple(array.float() for array in arrays),
         ),
-        BoxTrial(
-            "sides float16, overlap and IoU uint8",
-            lambda overlap, sides, iou: (encode_share(overlap), sides.half(), encode_share(iou)),
-            lambda overlap, sides, iou: (decode_share(overlap), sides.float(), decode_share(iou)),
-        ),
-        BoxTrial(
-            "sides int8, overlap and IoU uint8",
-            lambda overlap, sides, iou: (
-                encode_share(overlap),
-                encode_sides(sides),
-                encode_share(iou),
+        BoxCoding(
+            "distances float16, both IoUs uint8",
+            lambda max_iou, distances, iou: (
+                encode_fraction(max_iou),
+                distances.half(),
+                encode_fraction(iou),
             ),
-            lambda overlap, sides, iou: (
-                decode_share(overlap),
-                decode_sides(sides),
-                decode_share(iou),
+            lambda max_iou, distances, iou: (
+                decode_fraction(max_iou),
+                distances.float(),
+                decode_fraction(iou),
+            ),
+        ),
+        BoxCoding(
+            "distances int8, both IoUs uint8",
+            lambda max_iou, distances, iou: (
+                encode_fraction(max_iou),
+                encode_distances(distances),
+                encode_fraction(iou),
+            ),
+            lambda max_iou, distances, iou: (
+                decode_fraction(max_iou),
+                decode_distances(distances),
+                decode_fraction(iou),
             ),
         ),
     ]

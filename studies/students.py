@@ -1,15 +1,18 @@
-"""Students of the coding study: as PAA trains them, and on soft labels of a live teacher."""
+"""Students of the coding study: as PAA trains them, and on soft labels of a live teacher.
+
+Shapes: B views of one bucket, P priors of its grid.
+"""
 
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from mmdet.models.detectors import PAA
-from mmdet.models.losses import GIoULoss
 from mmengine.config import ConfigDict
 from mmengine.device import get_device
 from mmengine.logging import MMLogger
@@ -19,50 +22,50 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pipeline.detector.build import build_detector, preprocessing
+from pipeline.heads.paa import HeadOutputs
 from pipeline.loading.collate import view_loader
-from pipeline.loading.replay import ViewDataset, ViewSampler
-from pipeline.project.params import Training
-from pipeline.store.coding import SoftSettings
-from pipeline.students.losses import SoftLabelLoss
-from pipeline.teacher_pass.labelling import ask
-from pipeline.teacher_pass.teacher import Beliefs, Teacher
-from pipeline.training.batch_grid import by_prior
-from pipeline.training.run import optim_wrapper
+from pipeline.loading.dataset import ViewDataset
+from pipeline.loading.sampler import ViewSampler
+from pipeline.online.settings import OnlineStudent
+from pipeline.online.train import online_model
+from pipeline.students.soft_scores import BatchTargets
+from pipeline.teacher_pass.label import run_network
+from pipeline.teacher_pass.teacher import SoftPredictions, Teacher
+from pipeline.training.batch_grid import BatchGrid
+from pipeline.training.optimiser import optim_wrapper
+from pipeline.training.settings import Training
 from pipeline.views.plan import Shape, padded_shape
-from pipeline.views.priors import PriorGrid
-
-WAYS = ("paa", "soft")
-CLASS_LOSS = SoftLabelLoss(loss_weight=10)
-IOU_LOSS = SoftLabelLoss(loss_weight=10)
-BOX_LOSS = GIoULoss(loss_weight=1.3)
 
 
 @dataclass(frozen=True)
 class SoftBatch:
-    """Views of one bucket with what a live teacher believes of them.
+    """Views with what a live teacher predicts for them.
 
     Attributes:
         images: (B, 3, H, W), normalised and padded.
-        beliefs: the teacher's, on the P priors of the bucket.
-        level: (P,) of each prior.
-        padded: (H, W).
+        predicted: the teacher's soft scores.
+        grid: of the batch.
     """
 
     images: Tensor
-    beliefs: Beliefs
-    level: Tensor
-    padded: Shape
+    predicted: SoftPredictions
+    grid: BatchGrid
+
+    @property
+    def levels(self) -> Tensor:
+        """The level of each prior, (P,) int64."""
+        return self.grid.priors.levels
 
 
-class Course:
-    """A student's training on views of a data set, with the teacher at hand.
+class StudentTrainer:
+    """Trains a student in two ways, on views of a data set.
 
     Args:
         model: the student's mmdet config, a PAA.
-        training: how it is trained.
-        dataset: of `view_dataset`.
-        teacher: is asked for soft labels.
-        soft: which of its boxes count.
+        training: how it is trained; its schedule is always a cosine.
+        dataset: of all views, with `ALL_OBJECTS`.
+        teacher: the teacher's model folder.
+        min_iou: the teacher's boxes count where they overlap an object by more than this.
     """
 
     def __init__(
@@ -70,12 +73,13 @@ class Course:
         model: ConfigDict,
         training: Training,
         dataset: ViewDataset,
-        teacher: Teacher,
-        soft: SoftSettings,
+        teacher: Path,
+        min_iou: float,
     ) -> None:
-        self.model, self.training, self.dataset = model, training, dataset
-        self.teacher, self.soft = teacher, soft
+        self.training, self.dataset = training, dataset
         self.divisor = preprocessing(model)["pad_size_divisor"]
+        soft = OnlineStudent(config="", method="soft", min_iou=min_iou)
+        self.models = {"paa": model, "soft": online_model(model, soft, teacher)}
 
     def batches(self, views: Sequence[int]) -> list[list[int]]:
         """Views in batches of one bucket each: labels must not depend on the batch."""
@@ -91,37 +95,21 @@ class Course:
             for start in range(0, len(bucket), size)
         ]
 
-    def ask(self, batch: dict[str, Any]) -> SoftBatch:
-        """The teacher's beliefs of collated views."""
-        images = self.teacher.detector.data_preprocessor(batch)["inputs"]
-        padded = (images.shape[-2], images.shape[-1])
-        _, beliefs = ask(self.teacher, batch, self.soft)
-        assert beliefs is not None
-        # What was made in inference mode can't be part of a loss.
-        names = ("probabilities", "overlap", "boxes", "iou")
-        as_decoded = torch.contiguous_format
-        copied = Beliefs(
-            **{name: getattr(beliefs, name).clone(memory_format=as_decoded) for name in names}
-        )
-        return SoftBatch(
-            images, copied, self.teacher.grid.priors(padded, images.device).levels, padded
-        )
-
     def stages(self) -> Iterator[tuple[str, PAA]]:
-        """Train a student in each way; its name and the network at each stage.
+        """Train a student in each way; the stage, `<way> <epochs>`, and the network as it is then.
 
-        Stages are after 0, 1, 2, 4, 8, ... epochs and after the last.
+        Stages are after 0, 1, 2, 4, 8, ... epochs and after the last; 0 is the same in both ways.
         """
         epochs = self.training.epochs
         wanted = {0, epochs} | {2**n for n in range(epochs.bit_length()) if 2**n <= epochs}
-        for way in WAYS:
+        for way, model in self.models.items():
             MMLogger.get_instance("study", log_level="ERROR")
             set_random_seed(self.training.seed)
-            student = build_detector(self.model)
+            student = build_detector(model)
             student.init_weights()
             student.to(get_device())
             for epoch, _ in enumerate(self._epochs(way, student)):
-                if epoch in wanted and (epoch or way == WAYS[0]):
+                if epoch in wanted and (epoch or way == "paa"):
                     yield f"{way} {epoch}", student
 
     def _epochs(self, way: str, student: PAA) -> Iterator[None]:
@@ -149,58 +137,67 @@ class Course:
             student.train()
             loader = view_loader(self.dataset, batches, training.workers)
             for batch in tqdm(loader, desc=f"{way} epoch {epoch + 1}", mininterval=2):
-                wrapper.update_params(self._loss(way, student, batch))
+                student.train_step(batch, wrapper)
                 schedule.step()
             yield
 
-    def _loss(self, way: str, student: PAA, batch: dict[str, Any]) -> Tensor:
-        if way == "paa":
-            ready = student.data_preprocessor(batch, training=True)
-            loss, _ = student.parse_losses(student.loss(ready["inputs"], ready["data_samples"]))
-        else:
-            asked = self.ask(batch)
-            outputs = head_outputs(student, asked.images)
-            total = asked.beliefs.overlap.sum().clamp(min=1)
-            loss = soft_loss(student, outputs, asked, asked.beliefs, self.teacher.grid, total)
-        return loss
 
-
-def head_outputs(student: PAA, images: Tensor) -> list[Tensor]:
-    """Class logits (B, P, C), encoded boxes (B, P, 4) and IoU logits (B, P, 1)."""
-    levels = student.bbox_head(student.extract_feat(images))
-    return [by_prior(part) for part in levels]
-
-
-def soft_loss(
-    student: PAA,
-    outputs: list[Tensor],
-    batch: SoftBatch,
-    beliefs: Beliefs,
-    grid: PriorGrid,
-    total: Tensor,
-) -> Tensor:
-    """All soft-label losses of LAD's KL baseline (WACV 2022, section 4).
+def predict(teacher: Teacher, batch: dict[str, Any], min_iou: float) -> SoftBatch:
+    """Show a teacher views.
 
     Args:
-        student: whose box coder counts.
-        outputs: class logits (B, P, C), encoded boxes (B, P, 4) and IoU logits (B, P, 1).
-        batch: the views.
-        beliefs: what is learnt of them.
-        grid: of the priors.
-        total: what the losses are divided by.
+        teacher: predicts.
+        batch: B collated items of a data set with `ALL_OBJECTS`.
+        min_iou: boxes count where they overlap an object by more than this.
     """
-    scores, deltas, iou = outputs
-    loss: Tensor = CLASS_LOSS(
-        scores.flatten(0, 1), beliefs.probabilities.flatten(0, 1), avg_factor=total
+    images = teacher.detector.data_preprocessor(batch)["inputs"]
+    views = run_network(teacher, batch)
+    predicted = teacher.predict_soft(views.outputs, views.truth, views.padded, min_iou)
+    # Tensors of inference mode can't be part of a loss.
+    copied = {
+        part.name: getattr(predicted, part.name).clone(memory_format=torch.contiguous_format)
+        for part in fields(predicted)
+    }
+    grid = BatchGrid(teacher.grid, views.padded, [views.padded] * len(images), teacher.device)
+    return SoftBatch(images, SoftPredictions(**copied), grid)
+
+
+def with_weights(model: ConfigDict, student: PAA) -> PAA:
+    """Another network with a student's weights.
+
+    Args:
+        model: its config; the student's, but for what learns.
+        student: stays as it is.
+    """
+    network = build_detector(model)
+    network.load_state_dict(student.state_dict())
+    network.to(next(student.parameters()).device)
+    return network
+
+
+def soft_losses(
+    student: PAA, outputs: HeadOutputs, predicted: SoftPredictions, grid: BatchGrid
+) -> dict[str, Tensor]:
+    """The soft-label losses of a student, summed over the batch instead of averaged.
+
+    Args:
+        student: with a `SoftLADHead`.
+        outputs: of its head.
+        predicted: what it learns.
+        grid: of the batch.
+    """
+    (indices,) = predicted.max_iou.flatten().nonzero(as_tuple=True)
+    max_iou, iou = (part.flatten()[indices] for part in (predicted.max_iou, predicted.iou))
+    targets = BatchTargets(
+        valid_flags=grid.valid_flags,
+        probabilities=predicted.probabilities.flatten(0, 1),
+        indices=indices,
+        anchors=grid.anchors(indices),
+        max_iou=max_iou,
+        boxes=grid.boxes_at(indices, predicted.distances.flatten(0, 1)[indices]),
+        iou=iou,
     )
-    view, prior = (beliefs.overlap > 0).nonzero(as_tuple=True)
-    if not len(view):
-        return loss
-    anchors = grid.priors(batch.padded, scores.device).boxes[prior]
-    strides = torch.tensor(grid.strides, device=scores.device)[batch.level[prior]]
-    centres = (anchors[:, :2] + anchors[:, 2:]) / 2
-    sides = beliefs.boxes[view, prior] * strides[:, None]
-    believed = torch.cat([centres - sides[:, :2], centres + sides[:, 2:]], 1)
-    decoded = student.bbox_head.bbox_coder.decode(anchors, deltas[view, prior])
-    loss = loss + BOX_LOSS(decoded, believed, beliefs.overlap[view, prior], avg_factor=total)
-    return loss + IOU_LOSS(iou[view, prior, 0], beliefs.iou[view, prior], avg_factor=total)
+    # The head divides by the sum of the IoUs.
+    weight = max_iou.sum() if len(indices) else 1
+    losses = student.bbox_head.soft_losses(outputs, targets)
+    return {name: loss * weight for name, loss in losses.items()}

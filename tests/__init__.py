@@ -1,0 +1,1 @@
+import pipeline  # noqa: F401  provides what mmcv lacks, before a test imports mmdet

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from benchmarks.random_teacher import CLASSES, OBJECTS_PER_IMAGE, random_objects
 from pipeline.ingest.digits import write_digits
-from pipeline.project.params import Digits
+from pipeline.ingest.settings import Digits
 
 IMAGES = 118_287
 SIZES = {
@@ -40,7 +40,8 @@ def write_stand_in(folder: Path, images: int) -> None:
     """
     for split, count in (("train", images), ("val", len(SIZES))):
         pictures = folder / f"{split}2017"
-        write_digits(pictures, Digits(train_images=len(SIZES), val_images=1, sizes=list(SIZES)))
+        digits = Digits(train_images=len(SIZES), sizes=list(SIZES))
+        write_digits(pictures, digits, ["train"])
         drawn = json.loads((pictures / "train.json").read_text())["images"]
         content = _instances([image["file_name"] for image in drawn], count)
         file = folder / f"annotations/instances_{split}2017.json"

@@ -33,21 +33,24 @@ import torch
 import yaml
 import zarr
 
-import pipeline.store.writer
+import pipeline.teacher_pass.open_store
 import pipeline.teacher_pass.run
 import pipeline.teacher_pass.shard_labeller
 from pipeline.data.coco import load_images
+from pipeline.data.dataset import load_split
 from pipeline.detector.build import build_detector, load_model_config
 from pipeline.detector.model_folder import save_model
 from pipeline.ingest.prepare import prepare_data
 from pipeline.project.errors import UserError
-from pipeline.project.params_file import load_params
+from pipeline.project.files import PARTIAL
 from pipeline.project.paths import Paths
 from pipeline.store.reader import LabelStore
 from pipeline.store.schema import SOFT_ARRAYS
 from pipeline.store.writer import StoreWriter
-from pipeline.teacher_pass.run import precompute_labels
+from pipeline.teacher_pass.run import fill_store
 from pipeline.verification.verify import verify_labels
+from pipeline.views.plan import view_plan
+from stages.params import Params, load_params
 from tests.conftest import SETTINGS, write_source
 
 MIN_IOUS = (0.1, 0.3)
@@ -77,8 +80,8 @@ class Project:
         """Write the data set and the teacher."""
         write_source(self.folder / "source", self.images)
         paths = self.paths(self.folder / "made")
-        prepare_data(self.params(), paths)
-        classes = json.loads((paths.data / "data.json").read_text())["classes"]
+        prepare_data(self.params().data, paths)
+        classes = load_split(paths, "train").classes
         torch.manual_seed(0)
         model = load_model_config(self.settings["teacher"]["config"], len(classes))
         model.backbone.init_cfg = None
@@ -92,7 +95,7 @@ class Project:
                 (out / name).symlink_to(self.folder / "made" / name)
         return Paths(out)
 
-    def params(self, min_iou: float = MIN_IOUS[0]) -> Any:
+    def params(self, min_iou: float = MIN_IOUS[0]) -> Params:
         """The settings."""
         file = self.folder / f"params_{min_iou}_{os.getpid()}.yaml"
         labels = self.settings["labels"] | {"min_iou": min_iou}
@@ -192,7 +195,7 @@ def label(
     params = project.params(min_iou)
     if forwards:
         log = forwards.open("a", buffering=1)
-        look = pipeline.teacher_pass.shard_labeller.look
+        run_network = pipeline.teacher_pass.shard_labeller.run_network
         views = _views(paths)
 
         def logged(teacher: Any, batch: Any) -> Any:
@@ -200,11 +203,11 @@ def label(
                 meta = sample.metainfo
                 key = (meta["img_id"], meta["img_shape"][:2], meta["flip"])
                 log.write(f"{views[key]}\n")
-            return look(teacher, batch)
+            return run_network(teacher, batch)
 
-        pipeline.teacher_pass.shard_labeller.look = logged
+        pipeline.teacher_pass.shard_labeller.run_network = logged
     write, create = StoreWriter.write, StoreWriter.create.__func__
-    remove = pipeline.teacher_pass.run.remove_store
+    remove = pipeline.teacher_pass.open_store.remove_store
 
     def told_write(self: Any, *args: Any) -> None:
         tell(b"w")
@@ -220,17 +223,15 @@ def label(
 
     StoreWriter.write = told_write
     StoreWriter.create = classmethod(told_create)
-    pipeline.teacher_pass.run.remove_store = told_remove
+    pipeline.teacher_pass.open_store.remove_store = told_remove
     tell(b"s")
-    precompute_labels(params, paths, replace=True)
+    fill_store(params.labels, params.views, paths, replace=True)
 
 
 def _views(paths: Paths) -> dict[Any, int]:
     """The place in the view table by image id, size and flip."""
-    from pipeline.views.plan import view_plan
-
     plan = view_plan(load_params(next(paths.root.parent.glob("params_*.yaml"))).views)
-    images = load_images(paths.data / "train.json")
+    images = load_images(load_split(paths, "train").annotations)
     return {
         (image.image_id, view.resized_shape(image.height, image.width), view.flip): (
             place * len(plan) + number
@@ -258,7 +259,7 @@ def inspect(store: Path, references: list[Path], forwards: Path, state: Path) ->
                 row = found.layout.table["row"][view]
                 soft = found.soft(view)
                 got = {"assigned_gt": found.assigned(view)}
-                names = {"cls_scores": "codes"}
+                names = {"cls_scores": "codes", "overlap": "max_iou", "boxes": "distances"}
                 got |= {name: getattr(soft, names.get(name, name)) for name in SOFT_ARRAYS}
                 for name, array in got.items():
                     if array.tobytes() != expected[f"{place}/{name}"][row].tobytes():
@@ -314,11 +315,14 @@ def kills(count: int, folder: Path, seed: int, images: int) -> None:
 
     def last(tell: Any) -> None:
         require_same(contents(out / "labels.zarr"), contents(stores[which]))
-        found = verify_labels(project.params(), project.paths(out), None, with_teacher=True)
+        found = verify_labels(project.paths(out), None, with_teacher=True)
         if found.problems:
             raise Failed("\n".join(found.problems))
-        if any(out.glob("labels.zarr.*.partial")) or any((out / "labels.zarr").rglob("*.partial")):
-            raise Failed("temporary files are left over")
+        left = {file.name for file in out.glob("labels.zarr*")}
+        left -= {"labels.zarr", "labels.zarr.lock"}
+        left |= {file.name for file in (out / "labels.zarr").rglob(f"*{PARTIAL}")}
+        if left:
+            raise Failed(f"temporary files are left over: {left}")
 
     Child(log, last).must_succeed()
     where = ", ".join(f"{moment}: {hits[moment]} of {passes[moment]}" for moment in sorted(passes))
@@ -384,7 +388,8 @@ def flips(count: int, folder: Path, seed: int, images: int) -> None:
     )
     project.make()
     paths = project.paths(folder / "out")
-    precompute_labels(project.params(), paths, replace=False)
+    settings = project.params()
+    fill_store(settings.labels, settings.views, paths, replace=False)
     store = paths.labels
     pristine, through_zarr = read_all(store), read_with_zarr(store)
     kinds: dict[str, list[Path]] = {}
@@ -420,14 +425,11 @@ def flips(count: int, folder: Path, seed: int, images: int) -> None:
         if how < 0.05:
             file.unlink()
         try:
-            outcomes[kind, _judge(project, paths, pristine, through_zarr)] += 1
+            outcomes[kind, _judge(paths, pristine, through_zarr)] += 1
         except Exception as error:
             raise Failed(f"{what}: {type(error).__name__}: {error}") from error
         file.write_bytes(before)
-    if (
-        read_all(store) != pristine
-        or verify_labels(project.params(), paths, None, with_teacher=False).problems
-    ):
+    if read_all(store) != pristine or verify_labels(paths, None, with_teacher=False).problems:
         raise Failed("the store is not what it was")
     for kind in sorted(kinds):
         counts = {outcome: n for (k, outcome), n in sorted(outcomes.items()) if k == kind}
@@ -435,7 +437,7 @@ def flips(count: int, folder: Path, seed: int, images: int) -> None:
     print(f"{count} damages: never wrong data, every one that can be seen is reported by verify")
 
 
-def _judge(project: Project, paths: Paths, pristine: dict[str, Any], through_zarr: Any) -> str:
+def _judge(paths: Paths, pristine: dict[str, Any], through_zarr: Any) -> str:
     """What a damage does to readers; raises if a promise is broken."""
     found = read_all(paths.labels)
     refused = [place for place, value in found.items() if isinstance(value, UserError)]
@@ -443,7 +445,7 @@ def _judge(project: Project, paths: Paths, pristine: dict[str, Any], through_zar
         if place not in refused and value != pristine[place]:
             raise Failed(f"wrong data: {place}")
     seen = bool(refused) or read_with_zarr(paths.labels) != through_zarr
-    verified = verify_labels(project.params(), paths, None, with_teacher=False)
+    verified = verify_labels(paths, None, with_teacher=False)
     if seen and not verified.problems:
         raise Failed(f"verify does not report it ({refused[:3]})")
     if verified.problems:

@@ -54,8 +54,9 @@ def imported_names(file: Path) -> frozenset[str]:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.module, f"{file}:{node.lineno}: write the module's full name"
-            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+            module = None if node.level else node.module
+            assert module, f"{file}:{node.lineno}: write the module's full name"
+            names |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
     return frozenset(names)
 
 

@@ -11,7 +11,7 @@ from mmdet.models.task_modules.assigners import MaxIoUAssigner
 from mmdet.structures.bbox import bbox_overlaps
 from mmengine.structures import InstanceData
 
-from pipeline.assignment.iou import best_overlap, prior_overlaps
+from pipeline.assignment.iou import max_iou, prior_ious
 from pipeline.assignment.paa import (
     BACKGROUND,
     Candidates,
@@ -21,6 +21,7 @@ from pipeline.assignment.paa import (
     order,
     select_positives,
 )
+from pipeline.data.ground_truth import GroundTruth
 from pipeline.views.priors import PriorGrid
 
 GRID = PriorGrid((8, 16, 32, 64, 128))
@@ -34,9 +35,14 @@ def random_boxes(rng: np.random.Generator, count: int) -> torch.Tensor:
     return torch.from_numpy(np.concatenate([corner, corner + size], 1)).float()
 
 
-def candidates(boxes: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+def truth_of(boxes: torch.Tensor, valid: torch.Tensor) -> GroundTruth:
+    """Objects of one class."""
+    return GroundTruth(boxes, torch.zeros(boxes.shape[:2], dtype=torch.long), valid)
+
+
+def candidates(boxes: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
     """The object of each prior, (B, P)."""
-    image, prior, taken = find_candidates(PRIORS, boxes, present)
+    image, prior, taken = find_candidates(PRIORS, truth_of(boxes, valid))
     found = torch.full((len(boxes), GRID.count(PADDED)), BACKGROUND)
     found[image, prior] = taken
     return found
@@ -77,9 +83,9 @@ def test_candidates_equal_mmdet_in_odd_cases(boxes: list) -> None:
 
 def test_crowds_and_padding_get_no_candidates() -> None:
     boxes = random_boxes(np.random.default_rng(3), 6)
-    present = torch.tensor([[True, False, True, False, True, True]])
-    found = candidates(boxes[None], present)[0]
-    kept = present[0].nonzero()[:, 0]
+    valid = torch.tensor([[True, False, True, False, True, True]])
+    found = candidates(boxes[None], valid)[0]
+    kept = valid[0].nonzero()[:, 0]
     expected = mmdet_candidates(boxes[kept])
     expected = torch.where(expected >= 0, kept[expected], BACKGROUND)
     assert torch.equal(found, expected)
@@ -88,27 +94,27 @@ def test_crowds_and_padding_get_no_candidates() -> None:
 def test_an_image_does_not_depend_on_its_batch() -> None:
     rng = np.random.default_rng(4)
     boxes = torch.stack([random_boxes(rng, 9) for _ in range(4)])
-    present = torch.ones(4, 9, dtype=bool)
-    present[2, 5:] = False
-    together = candidates(boxes, present)
+    valid = torch.ones(4, 9, dtype=bool)
+    valid[2, 5:] = False
+    together = candidates(boxes, valid)
     for image in range(4):
-        alone = candidates(boxes[image : image + 1], present[image : image + 1])
+        alone = candidates(boxes[image : image + 1], valid[image : image + 1])
         assert torch.equal(alone[0], together[image])
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_overlaps_equal_mmdet(seed: int) -> None:
+def test_ious_equal_mmdet(seed: int) -> None:
     rng = np.random.default_rng(seed)
     boxes = torch.stack([random_boxes(rng, 6), random_boxes(rng, 6)])
-    present = torch.tensor([[True] * 6, [True, False, True, False, True, True]])
+    valid = torch.tensor([[True] * 6, [True, False, True, False, True, True]])
     predicted = torch.stack([random_boxes(rng, 50), random_boxes(rng, 50)])
-    with_priors = prior_overlaps(boxes, present, PRIORS)
-    best = best_overlap(predicted, boxes, present)
+    with_priors = prior_ious(truth_of(boxes, valid), PRIORS)
+    best = max_iou(predicted, truth_of(boxes, valid))
     for image in range(2):
-        kept = boxes[image][present[image]]
+        kept = boxes[image][valid[image]]
         expected = bbox_overlaps(kept, PRIORS.boxes)
-        assert torch.equal(with_priors[image][present[image]], expected)
-        assert not with_priors[image][~present[image]].any()
+        assert torch.equal(with_priors[image][valid[image]], expected)
+        assert not with_priors[image][~valid[image]].any()
         assert torch.equal(best[image], bbox_overlaps(kept, predicted[image]).amax(0))
 
 
@@ -116,13 +122,12 @@ def test_torch_chooses_as_numpy_does(monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU's way, on the CPU."""
     rng = np.random.default_rng(6)
     boxes = torch.stack([random_boxes(rng, 9) for _ in range(4)])
-    present = torch.from_numpy(rng.random((4, 9)) < 0.8)
-    labels = torch.zeros(4, 9, dtype=torch.long)
+    valid = torch.from_numpy(rng.random((4, 9)) < 0.8)
     costs = torch.from_numpy(rng.gamma(2, 1, 4 * GRID.count(PADDED))).float()
     costs[::97] = torch.nan
 
     def choose() -> tuple[Candidates, Positives]:
-        found = list_candidates(PRIORS, boxes, labels, present)
+        found = list_candidates(PRIORS, truth_of(boxes, valid))
         own = costs[: len(found.image)]
         return found, select_positives(own, found.group, found.level, len(PRIORS.shapes))
 

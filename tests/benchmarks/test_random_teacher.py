@@ -9,13 +9,14 @@ from benchmarks.random_teacher import (
     OBJECTS_PER_IMAGE,
     SCALE,
     RandomTeacher,
+    draw_view,
     random_images,
     write_random_store,
 )
 from benchmarks.read_times import time_reads
 from pipeline.inspection.store_info import summarise
-from pipeline.project.params import Labels
 from pipeline.store.reader import LabelStore
+from pipeline.teacher_pass.settings import Labels
 
 VIEWS = 16
 PADDED = (800, 1344)
@@ -66,22 +67,23 @@ def test_objects_are_like_those_of_coco() -> None:
 
 def test_outputs_are_like_those_of_a_trained_teacher() -> None:
     teacher = RandomTeacher(seed=1)
-    under, medians, overlaps, learnt, others = [], [], [], [], []
+    under, medians, ious, learnt, others = [], [], [], [], []
     for image in random_images(VIEWS, seed=1):
-        teacher.objects = image.objects
-        outputs = teacher.forward(torch.empty(1, 3, *PADDED))
-        probabilities = outputs.joined()[0].sigmoid()[0]
+        views = draw_view(teacher, image.objects, SCALE).forward_pass()
+        assert views.padded == PADDED
+        probabilities = views.outputs.joined()[0].sigmoid()[0]
         under.append((probabilities < 0.01).float().mean().item())
         medians.append(probabilities.median().item())
-        beliefs = teacher.believe(outputs, [image.objects], PADDED, 0.1)
-        positive = teacher.assign(outputs, [image.objects], PADDED).objects[0] >= 0
-        overlaps.append(beliefs.overlap[0, positive])
+        predicted = teacher.predict_soft(views.outputs, views.truth, PADDED, 0.1)
+        assignment = teacher.assign(views.outputs, views.truth, PADDED)
+        positive = assignment.assigned_gt_inds[0] >= 0
+        ious.append(predicted.max_iou[0, positive])
         learnt.append(probabilities[positive].amax(1))
         others.append(probabilities[~positive].amax(1))
     assert np.mean(under) == pytest.approx(0.998, abs=0.0005)
     assert 1e-4 < np.mean(medians) < 2e-3
     # Positives have boxes on objects, and probabilities that stand out.
-    assert (torch.cat(overlaps) > 0).float().mean() > 0.9
+    assert (torch.cat(ious) > 0).float().mean() > 0.9
     assert torch.cat(learnt).median() > 10 * torch.cat(others).median()
 
 
@@ -94,7 +96,7 @@ def test_the_same_seed_gives_the_same_outputs() -> None:
 
 def test_reads_are_faster_than_those_of_zarr(path) -> None:
     times = time_reads(path, reads=20)
-    # The bars are 10 and 4, for `lad bench` on a quiet machine.
+    # The bars are 10 and 4, for `python -m benchmarks` on a quiet machine.
     assert times.ratio("assignment") > 3
     assert times.ratio("soft scores") > 1
     assert times.decode is not None

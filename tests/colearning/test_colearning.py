@@ -5,7 +5,6 @@ import json
 import re
 import shutil
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,17 +18,15 @@ from mmengine.hooks import Hook
 
 import stages.cli
 from pipeline.colearning.network import CoLAD
-from pipeline.colearning.train import train_colearn
-from pipeline.data.dataset import load_data_info
+from pipeline.data.dataset import load_split
 from pipeline.detector.build import build_detector
 from pipeline.detector.model_folder import load_model, read_weights
+from pipeline.loading.dataset import view_dataset
 from pipeline.project.errors import UserError
-from pipeline.teacher_pass.labelling import view_dataset
 from pipeline.teacher_pass.teacher import Teacher
 from pipeline.views.plan import view_plan
-from tests.conftest import with_hook
+from tests.conftest import ROOT, with_hook
 
-ROOT = Path(__file__).parents[2]
 CRITERIA = ["std_mean", "fisher"]
 
 
@@ -78,7 +75,7 @@ def trained(labelled, detector: torch.nn.Module) -> torch.nn.Module:
 
 
 def batch_of(labelled, views: list[int], detector: CoLAD) -> tuple[torch.Tensor, list]:
-    dataset = view_dataset(load_data_info(labelled.paths), view_plan(labelled.params.views))
+    dataset = view_dataset(load_split(labelled.paths, "train"), view_plan(labelled.params.views))
     batch = detector.data_preprocessor(pseudo_collate([dataset[view] for view in views]))
     return batch["inputs"], batch["data_samples"]
 
@@ -104,7 +101,7 @@ def test_identical_networks_assign_as_plain_paa(labelled, criterion: str, per_le
     shared = both.assign(outputs, samples)
     labels = torch.cat(plain.bbox_head.assigned)
     assert (labels < 10).sum() > 50
-    assert torch.equal(shared.results[0], labels)
+    assert torch.equal(shared.labels.labels, labels)
     assert shared.taught.tolist() == [1, 0]
     found = both.loss(inputs, samples)
     for name in ("one", "two"):  # PAA weighs its box loss by IoU; LAD does not
@@ -140,10 +137,10 @@ def test_the_network_that_is_always_picked_teaches_as_in_lad(
     expected = online.get_label_assignment(*outputs[teacher], objects, metas, crowds)
     positives, count = expected[4], expected[6]
     assert count > 50
-    assert shared.results[6] == count
+    assert shared.labels.num_pos == count
     for part in (0, 1, 4, 5):  # labels, label weights, positives, their anchors
-        assert torch.equal(shared.results[part], expected[part])
-    assert torch.equal(shared.results[2][positives], expected[2][positives])
+        assert torch.equal(shared.labels[part], expected[part])
+    assert torch.equal(shared.labels.bboxes_target[positives], expected[2][positives])
 
 
 def positives_by_object(assignment: tuple) -> dict[tuple, set[int]]:
@@ -179,7 +176,7 @@ def test_each_object_has_the_positives_of_its_teacher(labelled, criterion: str) 
         positives_by_object(online.get_label_assignment(*output, objects, metas, crowds))
         for output in outputs
     )
-    ours = positives_by_object(shared.results)
+    ours = positives_by_object(shared.labels)
     of_first = of_second = 0
     for key in ours | first | second:
         mine, one, two = (each.get(key, set()) for each in (ours, first, second))
@@ -247,7 +244,7 @@ def test_costs_that_are_not_finite_do_not_stop_a_step(labelled) -> None:
     outputs = [one.bbox_head(one.extract_feat(inputs)) for one in both.networks]
     shared = both.assign(outputs, samples)
     assert shared.taught.tolist() == [0, 1]
-    assert shared.results[6] > 0
+    assert shared.labels.num_pos > 0
 
 
 PAIR = {
@@ -316,7 +313,7 @@ def test_a_network_gives_the_outputs_that_it_gave_in_training(
             kept["model"] = runner.model
 
     with_hook(monkeypatch, KeepModel)
-    train_colearn("pair", project.change(training={"epochs": 1}).params, project.paths)
+    project.change(training={"epochs": 1}).train("pair")
     both = kept["model"].eval().to(memory_format=torch.contiguous_format)
     inputs, samples = batch_of(project, MIXED, both)
     for name, one in zip(("pair.half", "pair.quarter"), both.networks, strict=True):
@@ -332,7 +329,7 @@ def test_an_interrupted_training_continues_to_the_same_weights(
     project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changed(project, 0, config=PAIR["networks"][1]["config"])
-    train_colearn("pair", project.params, project.paths)
+    project.train("pair")
     names = ("pair.half", "pair.quarter")
     uninterrupted = {name: weights(project, name) for name in names}
     record = json.loads((project.paths.model("pair.half") / "training.json").read_text())
@@ -345,8 +342,8 @@ def test_an_interrupted_training_continues_to_the_same_weights(
     with monkeypatch.context() as patch:
         with_hook(patch, InterruptPair)
         with pytest.raises(KeyboardInterrupt):
-            train_colearn("pair", project.params, project.paths)
-    train_colearn("pair", project.params, project.paths)
+            project.train("pair")
+    project.train("pair")
     for name, expected in uninterrupted.items():
         found = weights(project, name)
         assert found.keys() == expected.keys()
@@ -360,7 +357,7 @@ def test_a_network_starts_from_a_checkpoint(project, as_folder: bool) -> None:
     start = project.paths.teacher if as_folder else project.paths.teacher / "weights.pth"
     changed(project, 1, checkpoint=str(start))
     project.change(training={"epochs": 1, "lr": 1e-9, "weight_decay": 0.0})
-    train_colearn("pair", project.params, project.paths)
+    project.train("pair")
     given, found = weights(project, "../teacher"), weights(project, "pair.quarter")
     for key in given:
         if key.endswith(("weight", "bias")):
@@ -370,10 +367,10 @@ def test_a_network_starts_from_a_checkpoint(project, as_folder: bool) -> None:
 def test_a_checkpoint_of_another_network_is_refused(project) -> None:
     changed(project, 0, checkpoint=str(project.paths.teacher))
     with pytest.raises(UserError, match="do not fit the model"):
-        train_colearn("pair", project.params, project.paths)
+        project.train("pair")
     changed(project, 0, checkpoint="gone.pth")
     with pytest.raises(UserError, match=r"gone\.pth does not exist"):
-        train_colearn("pair", project.params, project.paths)
+        project.train("pair")
 
 
 @pytest.mark.parametrize(
@@ -400,7 +397,7 @@ def test_networks_that_do_not_fit_are_refused(project, tmp_path, change: str, me
     config.write_text(f"_base_ = {PAIR['networks'][0]['config']!r}\nmodel = dict({change})\n")
     changed(project, config=str(config))
     with pytest.raises(UserError, match=message):
-        train_colearn("pair", project.params, project.paths)
+        project.train("pair")
 
 
 @pytest.mark.parametrize(
@@ -430,9 +427,8 @@ def test_bad_settings_are_refused(project, settings: dict[str, Any], message: st
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["colearn", "pear"], "no co-learning 'pear' .*did you mean 'pair'"),
-        (["evaluate", "pair"], "no model 'pair' in .*'pair.half'.*; there are: teacher, .*pair"),
-        (["evaluate", "pair.half"], "pair.half is missing; run `lad colearn pair`"),
+        (["colearn", "pear"], "no 'pear' in the section colearn .*did you mean 'pair'"),
+        (["evaluate", "pair.half"], "no model 'pair.half'.*; `lad colearn pair` trains one"),
     ],
 )
 def test_a_mistake_is_one_message(
@@ -443,8 +439,19 @@ def test_a_mistake_is_one_message(
     assert re.search(message, capsys.readouterr().err)
 
 
+def test_a_network_without_the_name_of_its_pair_is_one_message(
+    project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    for name in ("pair.half", "pair.quarter"):
+        shutil.copytree(project.paths.teacher, project.paths.model(name))
+    with pytest.raises(SystemExit, match="1"):
+        lad(project, monkeypatch, "evaluate", "pair")
+    message = r"no model 'pair' .*'pair.half'.*; there are: teacher, pair.half, pair.quarter; "
+    assert re.search(message, capsys.readouterr().err)
+
+
 def test_no_store_and_no_teacher_are_needed(project) -> None:
     shutil.rmtree(project.paths.labels)
     shutil.rmtree(project.paths.teacher)
-    train_colearn("pair", project.change(training={"epochs": 1}).params, project.paths)
+    project.change(training={"epochs": 1}).train("pair")
     assert (project.paths.model("pair.half") / "weights.pth").is_file()

@@ -8,21 +8,23 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from pipeline.comparison.plots import smooth
-from pipeline.comparison.records import Model, Run, TeacherPass
-from pipeline.comparison.report import (
+from pipeline.colearning.settings import CoLearning
+from pipeline.comparison.compare import (
     BreakEven,
     Comparison,
-    Row,
+    Group,
     break_even,
-    markdown,
     read_comparison,
     step_ratios,
-    write_comparison,
 )
+from pipeline.comparison.plots import smooth
+from pipeline.comparison.records import Model, Run, TeacherPass
+from pipeline.comparison.report import markdown, write_comparison
 from pipeline.project.errors import UserError
-from pipeline.project.params import Params
 from pipeline.project.paths import Paths
+from pipeline.students.settings import Student
+from pipeline.students.train import student_record
+from pipeline.training.settings import Training
 from stages.compare import command
 
 METRICS = {"AP": 0.41234, "AP50": 0.6, "AP75": 0.45, "APs": -1, "APm": None, "APl": 0.5}
@@ -39,43 +41,30 @@ LABELS = {
 PASS = TeacherPass(400, 200.0, 2.0, 98_000, 245.0)
 
 
-def make_params(**methods: str) -> Params:
-    students = {
-        name: {"config": "configs/small.py", "method": method} for name, method in methods.items()
-    }
-    return Params.model_validate(
-        {
-            "data": {"source": "pipeline/ingest/digits.py"},
-            "views": {"scales": [[256, 192]]},
-            "teacher": {"config": "configs/big.py"},
-            "students": students,
-            "evaluation": {"scale": [256, 192]},
-        }
-    )
-
-
 def save(file: Path, content: dict) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(content))
 
 
-def training(name: str, method: str, **changes: object) -> dict:
+def training(name: str, method: str, own: dict | None = None, **changes: object) -> dict:
+    """The record of a student, with training settings of its own."""
     losses = [3.0, 2.0, 1.0]
-    return {
-        "name": name,
-        "method": method,
-        "labels": "own" if method == "paa" else "cached",
-        "assigner": "batched",
-        "config": "configs/small.py",
-        "parameters": 1_234_567,
-        "epochs": 8,
-        "steps": 104,
-        "batch_size": 8,
-        "images": 100,
-        "seconds_per_step": 0.5,
-        "total_seconds": 3700.0,
-        "curves": {"step": [1, 2, 3], "loss": losses, "loss_cls": losses},
-    } | changes
+    student = Student(config="configs/small.py", method="lad" if method == "colearn" else method)
+    return (
+        student_record(name, student, Training(**own or {}))
+        | {
+            "method": method,
+            "parameters": 1_234_567,
+            "epochs": 8,
+            "steps": 104,
+            "batch_size": 8,
+            "images": 100,
+            "seconds_per_step": 0.5,
+            "total_seconds": 3700.0,
+            "curves": {"step": [1, 2, 3], "loss": losses, "loss_cls": losses},
+        }
+        | changes
+    )
 
 
 @pytest.fixture
@@ -131,8 +120,8 @@ def test_the_table_says_where_labels_come_from():
         model("b", "solad", labels="online"),
         model("c", "paa", assigner="mmdet"),
     ]
-    rows = [Row(student.name, (student,)) for student in students]
-    rows = markdown(Comparison(students, rows, PASS, None, [])).splitlines()[2:5]
+    groups = [Group(student.name, (student,)) for student in students]
+    rows = markdown(Comparison(students, groups, PASS, None, [])).splitlines()[2:5]
     assert [row.split(" | ")[2] for row in rows] == [
         "online (mmdet)",
         "online (batched)",
@@ -159,7 +148,7 @@ def test_smooth():
 
 
 def test_table(paths: Paths):
-    table = write_comparison(make_params(plain="paa", cached="lad"), paths)
+    table = write_comparison(["plain", "cached"], paths)
     assert table == (paths.compare / "table.md").read_text()
     assert table.splitlines() == [
         "| name | method | labels | config | parameters (M) | AP | AP50 | AP75 | s/step "
@@ -186,7 +175,7 @@ def test_table(paths: Paths):
 
 
 def test_json_has_the_same_numbers(paths: Paths):
-    write_comparison(make_params(plain="paa", cached="lad"), paths)
+    write_comparison(["plain", "cached"], paths)
     content = json.loads((paths.compare / "table.json").read_text())
     assert [row["name"] for row in content["models"]] == ["teacher", "plain", "cached"]
     row = content["models"][2]
@@ -201,24 +190,24 @@ def test_json_has_the_same_numbers(paths: Paths):
 
 def test_undefined_metric_is_a_dash(paths: Paths):
     save(paths.metrics("cached"), METRICS | {"AP": -1, "AP50": None})
-    table = write_comparison(make_params(cached="lad"), paths)
+    table = write_comparison(["cached"], paths)
     assert "| cached | lad | cached | small | 1.23 | - | - | 0.450 |" in table
 
 
 def test_teacher_with_own_checkpoint(paths: Paths):
-    own = {"name": "teacher", "checkpoint": "mine.pth"}
+    own = {"name": "teacher", "method": "paa", "config": "configs/big.py", "checkpoint": "mine.pth"}
     save(paths.model("teacher") / "training.json", own)
-    table = write_comparison(make_params(cached="lad"), paths)
+    table = write_comparison(["cached"], paths)
     assert "| teacher | paa | - | big | - | 0.412 | 0.600 | 0.450 | - | - |" in table
     row = json.loads((paths.compare / "table.json").read_text())["models"][0]
     assert row["parameters"] is None
 
 
 def test_no_students(paths: Paths):
-    comparison = read_comparison(make_params(), paths)
+    comparison = read_comparison([], paths)
     assert [m.name for m in comparison.models] == ["teacher"]
     assert "paid back" not in markdown(comparison)
-    write_comparison(make_params(), paths)
+    write_comparison([], paths)
     assert (paths.compare / "curves.csv").read_text() == "student,step,loss\n"
     assert (paths.compare / "curves.png").exists()
 
@@ -226,7 +215,7 @@ def test_no_students(paths: Paths):
 @pytest.mark.parametrize(
     ("missing", "command"),
     [
-        ("students/cached/training.json", "lad student cached"),
+        ("students/cached/training.json", "lad student cached` or `lad online cached"),
         ("metrics/cached.json", "lad evaluate cached"),
         ("teacher/training.json", "lad teacher"),
         ("metrics/teacher.json", "lad evaluate teacher"),
@@ -236,7 +225,7 @@ def test_no_students(paths: Paths):
 def test_missing_results_name_the_command(paths: Paths, missing: str, command: str):
     (paths.root / missing).unlink()
     with pytest.raises(UserError) as error:
-        write_comparison(make_params(cached="lad"), paths)
+        write_comparison(["cached"], paths)
     assert str(error.value) == f"{paths.root / missing} is missing; run `{command}`"
     assert not paths.compare.exists()
 
@@ -244,14 +233,14 @@ def test_missing_results_name_the_command(paths: Paths, missing: str, command: s
 def test_damaged_results_name_the_command(paths: Paths):
     paths.metrics("cached").write_text('{"AP": 0.')
     with pytest.raises(UserError, match=r"cached\.json is not valid JSON .*`lad evaluate cached`"):
-        write_comparison(make_params(cached="lad"), paths)
+        write_comparison(["cached"], paths)
     save(paths.metrics("cached"), {"AP": 0.4})
     with pytest.raises(UserError, match=r"cached\.json has no AP50, .*`lad evaluate cached`"):
-        write_comparison(make_params(cached="lad"), paths)
+        write_comparison(["cached"], paths)
 
 
 def test_curves(paths: Paths):
-    write_comparison(make_params(plain="paa", cached="lad"), paths)
+    write_comparison(["plain", "cached"], paths)
     with (paths.compare / "curves.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 6
@@ -271,15 +260,16 @@ def test_curves(paths: Paths):
 
 
 def test_seeds_are_one_row(paths: Paths):
-    params = make_params(cached="lad", again="lad", other="lad").model_dump(
-        mode="json", exclude_unset=True
-    )
-    params["students"]["again"]["training"] = {"seed": 1}
-    params["students"]["other"]["training"] = {"seed": 1, "epochs": 3}
-    for name, ap in (("cached", 0.3), ("again", 0.34), ("other", 0.5)):
-        save(paths.model(name) / "training.json", training(name, "lad", total_seconds=60.0))
+    for name, own, ap in (
+        ("cached", {}, 0.3),
+        ("again", {"seed": 1, "workers": 0, "checkpoint_every": 2}, 0.34),
+        ("other", {"seed": 1, "epochs": 3}, 0.5),
+    ):
+        record = training(name, "lad", own, total_seconds=60.0)
+        assert record["settings"]["training"] == Training(**own).model_dump()
+        save(paths.model(name) / "training.json", record)
         save(paths.metrics(name), METRICS | {"AP": ap})
-    table = write_comparison(Params.model_validate(params), paths)
+    table = write_comparison(["cached", "again", "other"], paths)
     assert (
         "| cached (2 seeds) | lad | cached | small | 1.23 | 0.320 ± 0.028 | 0.600 | 0.450 " in table
     )
@@ -298,25 +288,33 @@ def test_seeds_are_one_row(paths: Paths):
 
 def test_a_store_that_came_without_its_report(paths: Paths):
     save(paths.labels_report, LABELS | {"seconds": None, "views_per_second": None})
-    table = write_comparison(make_params(cached="lad"), paths)
+    table = write_comparison(["cached"], paths)
     assert "Teacher pass: 400 views; the label store takes 98.0 kB" in table
     assert "= 0.50 students" in table
 
 
-def pair_params() -> Params:
-    """A LAD student and two networks that learn together."""
-    content = make_params(cached="lad").model_dump(mode="json")
-    networks = [{"name": name, "config": "configs/small.py"} for name in ("big", "small")]
-    return Params.model_validate(content | {"colearn": {"pair": {"networks": networks}}})
+PAIR = ["pair.big", "pair.small"]
+"""Two networks that learn together."""
+
+
+def pair_settings(name: str, **training: object) -> dict:
+    """What the record of a network of the pair says of its settings."""
+    networks = [{"name": one, "config": "configs/small.py"} for one in ("big", "small")]
+    settings = CoLearning.model_validate({"networks": networks})
+    return settings.model_dump(mode="json", exclude={"training"}) | {
+        "training": Training(**training).model_dump(mode="json"),
+        "network": name.removeprefix("pair."),
+    }
 
 
 def test_networks_that_learn_together(paths: Paths):
     for name, taught in (("pair.big", [1.0, 0.8, 0.6]), ("pair.small", [0.0, 0.2, 0.4])):
         content = training(name, "colearn", labels="shared", seconds_per_step=0.9)
+        content["settings"] = pair_settings(name)
         content["curves"]["taught"] = taught
         save(paths.model(name) / "training.json", content)
         save(paths.metrics(name), METRICS)
-    table = write_comparison(pair_params(), paths)
+    table = write_comparison(["cached", *PAIR], paths)
     assert "| pair.big | colearn | shared (batched) | small | 1.23 | 0.412 |" in table
     assert "| pair.small | colearn | shared (batched) | small | 1.23 | 0.412 |" in table
     # They ask no teacher: the pass is paid back by the LAD student alone.
@@ -331,16 +329,12 @@ def test_networks_that_learn_together(paths: Paths):
 def test_networks_that_learn_together_need_no_teacher(paths: Paths):
     shutil.rmtree(paths.model("teacher"))
     paths.labels_report.unlink()
-    for name in ("pair.big", "pair.small"):
-        content = training(name, "colearn", labels="shared")
+    for name in PAIR:
+        content = training(name, "colearn", labels="shared", settings=pair_settings(name))
         save(paths.model(name) / "training.json", content)
         save(paths.metrics(name), METRICS)
-    params = Params.model_validate(pair_params().model_dump(mode="json") | {"students": {}})
-    table = write_comparison(params, paths)
-    assert [line.split("|")[1].strip() for line in table.splitlines()[2:]] == [
-        "pair.big",
-        "pair.small",
-    ]
+    table = write_comparison(PAIR, paths)
+    assert [line.split("|")[1].strip() for line in table.splitlines()[2:]] == PAIR
     content = json.loads((paths.compare / "table.json").read_text())
     assert content["teacher_pass"] is content["break_even"] is None
     assert (paths.compare / "time.png").exists()
@@ -348,14 +342,40 @@ def test_networks_that_learn_together_need_no_teacher(paths: Paths):
 
 def test_a_network_that_was_not_trained_names_the_command(paths: Paths):
     with pytest.raises(UserError, match="pair.big.* is missing; run `lad colearn pair`"):
-        write_comparison(pair_params(), paths)
+        write_comparison(["cached", *PAIR], paths)
 
 
 def test_command_prints_the_table(paths: Paths, tmp_path: Path):
+    """Of students, online students and networks that learn together, in this order.
+
+    Where labels come from makes two rows of models with the same settings.
+    """
+    records = {"asking": training("asking", "lad", labels="online")} | {
+        name: training(name, "colearn", labels="shared", settings=pair_settings(name))
+        for name in PAIR
+    }
+    for name, record in records.items():
+        save(paths.model(name) / "training.json", record)
+        save(paths.metrics(name), METRICS)
+    small = {"config": "configs/small.py", "method": "lad"}
+    networks = [{"name": name, "config": "configs/small.py"} for name in ("big", "small")]
+    params = {
+        "data": {"source": "pipeline/ingest/digits.py"},
+        "views": {"scales": [[256, 192]]},
+        "teacher": {"config": "configs/big.py"},
+        "students": {"cached": small},
+        "online": {"asking": small},
+        "colearn": {"pair": {"networks": networks}},
+        "evaluation": {"scale": [256, 192]},
+    }
     params_file = tmp_path / "params.yaml"
-    params_file.write_text(make_params(cached="lad").model_dump_json())  # JSON is YAML too.
+    params_file.write_text(json.dumps(params))  # JSON is YAML too.
     result = CliRunner().invoke(
         command, obj=(params_file, paths.root), args=[], catch_exceptions=False
     )
     assert result.exit_code == 0
     assert result.output == (paths.compare / "table.md").read_text()
+    content = json.loads((paths.compare / "table.json").read_text())
+    names = ["teacher", "cached", "asking", *PAIR]
+    assert [model["name"] for model in content["models"]] == names
+    assert [row["models"] for row in content["rows"]] == [[name] for name in names]

@@ -12,21 +12,19 @@ from mmengine.config import ConfigDict
 from mmengine.dataset import pseudo_collate
 
 from pipeline.colearning.network import CoLAD, learning_together
-from pipeline.data.dataset import load_data_info
-from pipeline.detector.build import build_detector, load_model_config, prior_grid, without_downloads
+from pipeline.data.dataset import load_split
+from pipeline.detector.build import build_detector, load_model_config, without_downloads
 from pipeline.detector.model_folder import save_model
-from pipeline.ingest.prepare import prepare_data
-from pipeline.loading.replay import Attachments
-from pipeline.project.params import Student
-from pipeline.project.params_file import load_params
+from pipeline.loading.dataset import view_dataset
+from pipeline.loading.transforms import NO_LABELS, LabelTransforms
 from pipeline.store.reader import LabelStore
-from pipeline.students.methods import cached_model, online_model, student_labels
-from pipeline.teacher_pass.labelling import view_dataset
-from pipeline.teacher_pass.run import precompute_labels
+from pipeline.students.cached import cached_model, student_labels
+from pipeline.students.settings import Student
+from pipeline.training.batched_paa import batched_paa
 from pipeline.views.plan import view_plan
-from tests.conftest import SETTINGS, Project, write_source
+from stages.params import load_params
+from tests.conftest import ROOT, SETTINGS, Project, write_source
 
-ROOT = Path(__file__).parents[2]
 PRESETS = sorted((ROOT / "configs/params").glob("*.yaml"))
 CONFIGS = sorted(file.relative_to(ROOT).as_posix() for file in (ROOT / "configs").glob("*.py"))
 
@@ -36,7 +34,7 @@ def rows() -> list[tuple[str, str, str]]:
     found = set()
     for preset in PRESETS:
         params = load_params(preset)
-        for student in params.students.values():
+        for student in (*params.students.values(), *params.online.values()):
             teacher = "" if student.method == "paa" else params.teacher.config
             found.add((student.config, student.method, teacher))
     used = {config for config, _, teacher in found for config in (config, teacher)}
@@ -59,7 +57,7 @@ def project(tmp_path_factory) -> Project:
         views={"scales": [[64, 64]], "flips": ["none"]},
         students={},
     )
-    prepare_data(project.params, project.paths)
+    project.check_data()
     return project
 
 
@@ -74,7 +72,7 @@ def stores(project, tmp_path_factory):
             model = model_of(config)
             torch.manual_seed(0)
             save_model(own.paths.teacher, model, build_detector(model).state_dict(), {})
-            precompute_labels(own.params, own.paths, replace=False)
+            own.fill_store()
             made[config] = LabelStore(own.paths.labels)
         return made[config]
 
@@ -87,12 +85,12 @@ def test_a_student_takes_a_step(project, stores, config: str, method: str, teach
     store = stores(teacher) if teacher else None
     torch.manual_seed(1)
     model = model_of(config)
-    model = cached_model(model, method, store) if store else online_model(model, student, Path())
+    model = cached_model(model, method, store) if store else batched_paa(model)
     network = build_detector(model).train()
-    labels = Attachments()
+    labels = NO_LABELS
     if store is not None:
         assert sum((store.assigned(view) >= 0).sum() for view in range(len(store))) > 0
-        labels = student_labels(student, store, prior_grid(network.bbox_head))
+        labels = student_labels(student, store)
     ready = network.data_preprocessor(pseudo_collate(batch(project, labels)), training=True)
     losses = network.loss(ready["inputs"], ready["data_samples"])
     expected = {"soft": {"loss_soft_cls"}, "solad": {"loss_cls", "loss_soft_cls"}}
@@ -123,7 +121,7 @@ def test_two_networks_take_a_step_together(project, configs: tuple[str, str]) ->
     torch.manual_seed(1)
     networks = [learning_together(model_of(config)) for config in configs]
     pair = CoLAD(["one", "two"], networks, criterion="std_mean", per_level=True).train()
-    ready = pair.data_preprocessor(pseudo_collate(batch(project, Attachments())), training=True)
+    ready = pair.data_preprocessor(pseudo_collate(batch(project, NO_LABELS)), training=True)
     found = pair.loss(ready["inputs"], ready["data_samples"])
     assert found["taught_by_one"] + found["taught_by_two"] == pytest.approx(1)
     sum(value for name, value in found.items() if "loss" in name).backward()
@@ -131,10 +129,10 @@ def test_two_networks_take_a_step_together(project, configs: tuple[str, str]) ->
     assert all(p.grad is not None and p.grad.isfinite().all() for p in learning)
 
 
-def batch(project, labels: Attachments) -> list[dict[str, Any]]:
+def batch(project, labels: LabelTransforms) -> list[dict[str, Any]]:
     """Two views with what the student learns from."""
-    data = load_data_info(project.paths)
-    dataset = view_dataset(data, view_plan(project.params.views), labels)
+    split = load_split(project.paths, "train")
+    dataset = view_dataset(split, view_plan(project.params.views), labels)
     return [dataset[0], dataset[1]]
 
 
@@ -149,7 +147,8 @@ def test_what_a_config_inherits_is_watched(config: str) -> None:
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda file: file.stem)
 def test_a_preset_names_what_there_is(preset: Path) -> None:
     params = load_params(preset)
-    used = {params.teacher.config, *(student.config for student in params.students.values())}
+    students = (*params.students.values(), *params.online.values())
+    used = {params.teacher.config, *(student.config for student in students)}
     assert used <= set(CONFIGS)
     if params.teacher.checkpoint:
         zoo = Path(mmdet.__file__).parent / ".mim/configs/paa/metafile.yml"

@@ -1,3 +1,5 @@
+"""The ops in the place of the compiled ones, through mmcv, against the formulas of the papers."""
+
 import importlib
 import importlib.util
 import os
@@ -7,10 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-# Before mmcv: this puts the ops in their place.
-import pipeline.detector.mmcv_ops as ops
-
-# isort: split
 import mmcv.ops
 import mmdet
 import pytest
@@ -26,6 +24,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 from torch.nn.functional import conv2d
 
+import pipeline.detector.mmcv_ops as ops
 from tests.conftest import DEVICES, ROOT
 
 stand_in = pytest.mark.skipif(

@@ -8,25 +8,24 @@ import pytest
 import torch
 from mmdet.models.utils import levels_to_images
 from mmengine.dataset import pseudo_collate
-from test_fingerprint import restamp
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from pipeline.data.dataset import load_data_info
+from pipeline.data.dataset import load_split
 from pipeline.detector.build import build_detector, load_model_config
 from pipeline.detector.model_folder import load_model
 from pipeline.evaluation.evaluate import evaluate
+from pipeline.heads.lad import ObjectnessLADHead
 from pipeline.heads.objectness import LIMIT, weighted_logits
+from pipeline.loading.dataset import view_dataset
+from pipeline.project.digests import flatten
 from pipeline.project.errors import UserError
-from pipeline.store.fingerprint import flatten
 from pipeline.store.reader import LabelStore
-from pipeline.students.train import train_student
-from pipeline.teacher.make import make_teacher
-from pipeline.teacher_pass.labelling import load_teacher, view_dataset
-from pipeline.teacher_pass.run import precompute_labels
+from pipeline.teacher_pass.label import load_teacher
 from pipeline.views.plan import view_plan
+from tests.conftest import ROOT
+from tests.teacher_pass.test_fingerprint import restamp
 
-ROOT = Path(__file__).parents[2]
 HEADS: dict[str, dict[str, Any]] = {
     "iop": {"objectness": "implicit"},
     "cop": {"objectness": "conditional"},
@@ -143,7 +142,8 @@ def test_any_logit_gives_finite_values_and_gradients() -> None:
 @pytest.fixture
 def batch(labelled):
     """Four training images as a detector takes them, at their stored size."""
-    dataset = view_dataset(load_data_info(labelled.paths), view_plan(labelled.params.views))
+    split = load_split(labelled.paths, "train")
+    dataset = view_dataset(split, view_plan(labelled.params.views))
     table = LabelStore(labelled.paths.labels).layout.table
     views = np.flatnonzero(table["bucket"] == 1)[:4]
     return pseudo_collate([dataset[int(view)] for view in views])
@@ -206,15 +206,15 @@ def test_as_teacher_and_as_student(labelled, tmp_path, head: str, method: str) -
         students={"student": {"config": config, "method": method}},
         training={"epochs": 1},
     )
-    make_teacher(project.params, project.paths)
-    precompute_labels(project.params, project.paths, replace=True)
+    project.make_teacher()
+    project.fill_store(replace=True)
     store = LabelStore(project.paths.labels)
     objectness = HEADS[head]["objectness"]
     fields = dict(flatten(store.fingerprint))
     assert fields["teacher.model.bbox_head.objectness"] == objectness
     assert_assignments_are_mmdets(project, store)
 
-    record = train_student("student", project.params, project.paths)
+    record = project.train("student")
     expected = {"loss_cls", "loss_bbox", "loss_iou"}
     if method == "solad":
         expected |= {"loss_soft_cls", "loss_soft_bbox", "loss_soft_iou"}
@@ -224,16 +224,16 @@ def test_as_teacher_and_as_student(labelled, tmp_path, head: str, method: str) -
     detector, _ = load_model(project.paths.model("student"), "")
     assert type(detector.bbox_head).__name__ == "ObjectnessPAAHead"
     assert detector.bbox_head.objectness == objectness
-    assert evaluate("student", project.params, project.paths)["images"] == 8
+    assert evaluate("student", project.params.evaluation, project.paths)["images"] == 8
 
 
 def assert_assignments_are_mmdets(project, store: LabelStore) -> None:
     """mmdet's own assignment from the teacher's outputs chooses the same positives."""
-    data = load_data_info(project.paths)
-    teacher, model = load_teacher(project.paths, data)
-    model.bbox_head.type = "CachedLADHead"  # a head with mmdet's get_label_assignment
+    split = load_split(project.paths, "train")
+    teacher, model = load_teacher(project.paths, split)
+    model.bbox_head.type = ObjectnessLADHead.__name__  # with mmdet's get_label_assignment
     head = build_detector(model).bbox_head
-    dataset = view_dataset(data, view_plan(project.params.views))
+    dataset = view_dataset(split, view_plan(project.params.views))
     positives = 0
     for view in range(0, len(dataset), 4):
         ready = teacher.detector.data_preprocessor(pseudo_collate([dataset[view]]))
@@ -244,7 +244,7 @@ def assert_assignments_are_mmdets(project, store: LabelStore) -> None:
                 *outputs, [sample.gt_instances], [sample.metainfo], [sample.ignored_instances]
             )
         assigned = store.assigned(view)
-        expected = (labels < len(data.classes)).numpy()
+        expected = (labels < len(split.classes)).numpy()
         # mmdet fits in float32, where a tie of densities can go the other way.
         assert (expected != (assigned >= 0)).sum() <= 1
         positives += expected.sum()
@@ -257,15 +257,15 @@ def test_iou_predictions_that_the_teacher_lacks_are_refused(
 ) -> None:
     project = labelled.copy(tmp_path)
     restamp(project.paths.labels, "teacher.model.bbox_head.iou_branch", False)
-    plain = project.params.student("lad").config
+    plain = project.params.students["lad"].config
     project.change(students={"student": {"config": plain, "method": method}})
     with pytest.raises(UserError, match=r"learns the teacher's IoU predictions, .*use the method"):
-        train_student("student", project.params, project.paths)
+        project.train("student")
     config = write_config(tmp_path, **HEADS["cop only"])
     project.change(
         students={"student": {"config": config, "method": method}}, training={"epochs": 1}
     )
-    assert "loss_soft_iou" not in train_student("student", project.params, project.paths)["curves"]
+    assert "loss_soft_iou" not in project.train("student")["curves"]
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ import sklearn.datasets
 from PIL import Image
 from pycocotools.coco import COCO
 
-from pipeline.ingest.coco_check import check_split
+from pipeline.ingest.check import check_split
 from pipeline.ingest.digits import write_digits
+from pipeline.ingest.settings import Digits
 from pipeline.project.errors import UserError
-from pipeline.project.params import Digits
 from tests.coco_builder import contents
 
 SIZES = [(256, 192), (96, 128)]
@@ -59,6 +59,18 @@ def test_scene_does_not_depend_on_how_many_there_are(folder: Path, tmp_path: Pat
     few = contents(write(tmp_path, train_images=5, val_images=2))
     many = contents(folder)
     assert all(many[name] == few[name] for name in few if name.endswith(".jpg"))
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_split_does_not_depend_on_the_other(folder: Path, tmp_path: Path, split: str):
+    digits = Digits(train_images=40, val_images=6, sizes=SIZES, seed=3)
+    write_digits(tmp_path, digits, [split])
+    both = contents(folder)
+    assert contents(tmp_path) == {
+        name: both[name]
+        for name in both
+        if name == f"{split}.json" or name.startswith(f"images/{split}/")
+    }
 
 
 def test_no_handwritten_digit_is_in_both_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

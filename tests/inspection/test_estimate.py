@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from pipeline.comparison.report import Model, Run, TeacherPass, break_even
-from pipeline.inspection.estimate import describe, estimate
+from pipeline.comparison.compare import break_even
+from pipeline.comparison.records import Model, Run, TeacherPass
+from pipeline.inspection.estimate import PassSettings, describe, estimate
 from pipeline.inspection.store_info import summarise
 from pipeline.project.errors import UserError
 from pipeline.store.reader import LabelStore
@@ -26,7 +27,11 @@ def written(path: Path) -> dict[str, int]:
 
 
 def ask(project, config=None, views=48, seconds=600.0):
-    return estimate(project.params, project.paths, config, views, seconds)
+    params = project.params
+    settings = PassSettings(
+        params.data, params.views, params.teacher, params.labels, params.training, params.students
+    )
+    return estimate(settings, project.paths, config, views, seconds)
 
 
 @pytest.fixture
@@ -40,7 +45,7 @@ def project(labelled, tmp_path):
 def test_sizes_are_within_20_percent_of_what_is_written(labelled) -> None:
     found = ask(labelled)
     expected = written(labelled.paths.labels)
-    assert sum(one.probed for one in found.buckets) == 48
+    assert sum(one.sampled for one in found.buckets) == 48
     assert found.assignment_bytes == pytest.approx(expected["assignments"], rel=0.2)
     assert found.soft_bytes == pytest.approx(expected["soft"], rel=0.2)
     assert found.total_bytes == pytest.approx(expected["total"], rel=0.2)
@@ -69,7 +74,7 @@ def test_a_bucket_with_a_batch_size_of_its_own(labelled, tmp_path, monkeypatch) 
 
     monkeypatch.setattr(Teacher, "forward", watch)
     found = ask(project, views=96)
-    assert sum(one.probed for one in found.buckets) == 96
+    assert sum(one.sampled for one in found.buckets) == 96
     assert {name: max(found) for name, found in seen.items()} == {
         one.bucket.name: sizes["bucket_batch_sizes"].get(one.bucket.name, 4)
         for one in found.buckets
@@ -104,7 +109,7 @@ def test_a_checkpoint_that_is_not_there_yet(project) -> None:
 
 def test_a_config_in_place_of_the_teacher(labelled) -> None:
     found = ask(labelled, config=labelled.params.teacher.config, views=4)
-    assert found.asked.startswith("random weights of ")
+    assert found.teacher.startswith("random weights of ")
     assert found.soft_bytes is None
 
 
@@ -136,7 +141,7 @@ def test_the_built_in_data_set(project) -> None:
 
 def test_the_time_is_limited(labelled) -> None:
     found = ask(labelled, seconds=0.0)
-    assert sum(one.probed for one in found.buckets) <= 4  # a batch
+    assert sum(one.sampled for one in found.buckets) <= 4  # a batch
     assert found.total_bytes > 0
 
 
@@ -149,7 +154,9 @@ def test_without_soft_scores(labelled, tmp_path) -> None:
 
 def test_when_it_pays_is_the_rule_of_the_comparison(labelled) -> None:
     found = ask(labelled, views=8)
-    run = Run(0, labelled.params.student_training("lad").epochs, 24, 8, 0.0, 0.0)
+    params = labelled.params
+    training = params.students["lad"].training.over(params.training)
+    run = Run(0, training.epochs, 24, 8, 0.0, 0.0)
     rule = break_even(
         [Model("lad", "lad", "cached", "batched", "", {}, run)],
         TeacherPass(96, found.seconds, 96 / found.seconds, 0, 0.0),

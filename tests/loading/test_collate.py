@@ -8,13 +8,13 @@ import pytest
 import torch
 from mmengine.dataset import pseudo_collate
 
-from pipeline.data.dataset import load_data_info
-from pipeline.detector.build import prior_grid
+from pipeline.data.dataset import load_split
 from pipeline.loading.collate import SMALL, Samples, view_loader
-from pipeline.project.params import Student
+from pipeline.loading.dataset import view_dataset
+from pipeline.loading.transforms import ALL_OBJECTS
 from pipeline.store.reader import LabelStore
-from pipeline.students.methods import student_labels
-from pipeline.teacher_pass.labelling import ALL_OBJECTS, load_teacher, view_dataset
+from pipeline.students.cached import student_labels
+from pipeline.students.settings import Student
 from pipeline.views.plan import view_plan
 
 
@@ -36,14 +36,12 @@ def flat(value, name: str = "") -> dict[str, object]:
 
 
 def dataset_of(labelled, method: str | None):
-    data = load_data_info(labelled.paths)
-    attached = ALL_OBJECTS
+    labels = ALL_OBJECTS
     if method:
-        teacher, _ = load_teacher(labelled.paths, data)
-        student = Student.model_validate({"config": "", "method": method})
-        grid = prior_grid(teacher.head)
-        attached = student_labels(student, LabelStore(labelled.paths.labels), grid)
-    return view_dataset(data, view_plan(labelled.params.views), attached)
+        student = Student(config="", method=method)
+        labels = student_labels(student, LabelStore(labelled.paths.labels))
+    split = load_split(labelled.paths, "train")
+    return view_dataset(split, view_plan(labelled.params.views), labels)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

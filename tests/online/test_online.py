@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,22 +13,32 @@ from mmengine.dataset import pseudo_collate
 from mmengine.structures import InstanceData
 
 from pipeline.assignment.paa import Candidates
-from pipeline.data.dataset import load_data_info
-from pipeline.detector.build import build_detector, load_model_config, prior_grid, without_downloads
+from pipeline.data.dataset import load_split
+from pipeline.detector.build import build_detector, load_model_config, without_downloads
 from pipeline.detector.model_folder import load_model
+from pipeline.heads.paa import HeadOutputs, LabelAssignment, prior_grid
+from pipeline.loading.dataset import view_dataset
+from pipeline.online.settings import OnlineStudent
+from pipeline.online.train import online_model
+from pipeline.project.digests import differences
 from pipeline.project.errors import UserError
-from pipeline.project.params import Student
-from pipeline.store.coding import decode_share, decode_sides, encode_share, encode_sides
+from pipeline.store.coding import (
+    decode_distances,
+    decode_fraction,
+    encode_distances,
+    encode_fraction,
+)
 from pipeline.store.reader import LabelStore
-from pipeline.students.methods import cached_model, online_model, student_labels
-from pipeline.students.train import train_student
-from pipeline.teacher_pass.labelling import view_dataset
-from pipeline.teacher_pass.teacher import Beliefs, Outputs
-from pipeline.training.batch_grid import level_shapes_of, own_grid
-from pipeline.training.online_assignment import assign_batch, batch_candidates
+from pipeline.students.cached import cached_model, student_labels
+from pipeline.students.settings import Student
+from pipeline.teacher_pass.teacher import SoftPredictions
+from pipeline.training.batch_assignment import assign_batch, batch_candidates
+from pipeline.training.batch_grid import BatchGrid
+from pipeline.training.batched_paa import batched_paa
 from pipeline.views.plan import view_plan
+from tests.conftest import ROOT
 
-CONFIG = Path(__file__).parents[2] / "configs/paa_r18_quarter.py"
+CONFIG = ROOT / "configs/paa_r18_quarter.py"
 CLASSES = 10
 MIXED = [(192, 256), (160, 224), (192, 192), (96, 256), (192, 256)]
 SAME = [(192, 256)] * 5
@@ -113,12 +122,15 @@ def mmdets(head: LADHead, samples: list[DetDataSample], outputs) -> tuple:
     )
 
 
-def ours(head: LADHead, samples: list[DetDataSample], outputs) -> tuple:
-    shapes = level_shapes_of(outputs[0])
-    return assign_batch(head, Outputs(*outputs), samples, shapes).results
+def grid_of(head: LADHead, samples: list[DetDataSample]) -> BatchGrid:
+    return BatchGrid.of(prior_grid(head), samples, torch.device("cpu"))
 
 
-def assert_same_assignment(found: tuple, expected: tuple) -> None:
+def ours(head: LADHead, samples: list[DetDataSample], outputs) -> LabelAssignment:
+    return assign_batch(head, HeadOutputs(*outputs), samples, grid_of(head, samples)).labels
+
+
+def assert_same_assignment(found: LabelAssignment, expected: tuple) -> None:
     """What `LADHead.loss_by_feat` uses of it; box targets of the background it does not."""
     labels, weights, boxes, _, positives, anchors, count = found
     assert torch.equal(labels, expected[0])
@@ -158,11 +170,8 @@ def test_assignment_equals_mmdets_in_float32_but_for_ties() -> None:
     assert differing <= 0.02 * positives
 
 
-def candidates_of(samples: list[DetDataSample], shapes: list[tuple[int, int]]) -> Candidates:
-    head = lad_head()
-    return batch_candidates(
-        head, samples, shapes, own_grid(head, samples, shapes, torch.device("cpu"))
-    )
+def candidates_of(samples: list[DetDataSample]) -> Candidates:
+    return batch_candidates(samples, grid_of(lad_head(), samples))
 
 
 def test_an_object_with_one_candidate_learns_nothing_as_in_mmdet() -> None:
@@ -170,8 +179,7 @@ def test_an_object_with_one_candidate_learns_nothing_as_in_mmdet() -> None:
     sizes = [(8, 8), (192, 256)]
     samples, outputs = random_batch(0, sizes, [0, 3])
     samples[0] = sample_of(sizes[0], sizes[1], [[0, 0, 4, 4]])
-    shapes = level_shapes_of(outputs[0])
-    candidates = candidates_of(samples, shapes)
+    candidates = candidates_of(samples)
     assert (candidates.image == 0).sum() == 1
     found = ours(lad_head(), samples, outputs)
     assert_same_assignment(found, mmdets(lad_head("DoubleLADHead"), samples, outputs))
@@ -193,9 +201,8 @@ def test_priors_outside_a_views_own_grid_are_no_candidates() -> None:
     size, batch = (96, 128), (192, 256)
     sample = sample_of(size, batch, [[100, 70, 128, 96]])
     _, outputs = random_batch(2, [batch], [0])
-    shapes = level_shapes_of(outputs[0])
-    found = candidates_of([sample], shapes)
-    free = candidates_of([sample_of(batch, batch, [[100, 70, 128, 96]])], shapes)
+    found = candidates_of([sample])
+    free = candidates_of([sample_of(batch, batch, [[100, 70, 128, 96]])])
     centres = (found.anchors[:, :2] + found.anchors[:, 2:]) / 2
     assert (centres < torch.tensor([128, 96])).all()
     assert len(found.prior) < len(free.prior)
@@ -230,19 +237,25 @@ def network(config, state=None):
     return detector
 
 
-def student_of(labelled, **settings: str):
-    """The config of a student that makes its labels in each step."""
-    config = labelled.params.student("lad").config
+def paa_of(labelled, batched: bool = True):
+    """The config of a student that learns by its own rule."""
+    model = load_model_config(labelled.params.students["lad"].config, CLASSES)
+    return batched_paa(model) if batched else model
+
+
+def online_of(labelled, **settings: str):
+    """The config of a student whose teacher makes its labels in each step."""
+    config = labelled.params.students["lad"].config
     model = load_model_config(config, CLASSES)
-    return online_model(model, Student(config=config, **settings), labelled.paths.teacher)
+    return online_model(model, OnlineStudent(config=config, **settings), labelled.paths.teacher)
 
 
 def real_batch(labelled, images: tuple[int, ...]):
     """Views of images of all sizes; image 4 has a crowd, image 5 no objects."""
-    data = load_data_info(labelled.paths)
-    dataset = view_dataset(data, view_plan(labelled.params.views))
+    train = load_split(labelled.paths, "train")
+    dataset = view_dataset(train, view_plan(labelled.params.views))
     items = [dataset[4 * (image - 1) + image % 4] for image in images]
-    preprocessor = build_detector(student_of(labelled, method="paa")).data_preprocessor
+    preprocessor = build_detector(paa_of(labelled)).data_preprocessor
     return preprocessor(pseudo_collate(items))
 
 
@@ -274,24 +287,24 @@ BATCHES = [
 @pytest.mark.parametrize("images", BATCHES)
 def test_batched_paa_learns_as_mmdets_paa(labelled, images: tuple[int, ...]) -> None:
     batch = real_batch(labelled, images)
-    double = student_of(labelled, method="paa", assigner="mmdet")
+    double = paa_of(labelled, batched=False)
     assert (double.type, double.bbox_head.type) == ("PAA", "PAAHead")
     double.bbox_head.type = "DoublePAAHead"
     theirs = network(double)
     teacher_weights, _ = load_model(labelled.paths.teacher, "")
     theirs.load_state_dict(teacher_weights.state_dict())
-    batched = network(student_of(labelled, method="paa"), theirs.state_dict())
+    batched = network(paa_of(labelled), theirs.state_dict())
     assert_same_step(step(batched, batch), step(theirs, batch))
 
 
 @pytest.mark.parametrize("images", BATCHES)
 def test_online_lad_learns_as_mmdets_lad(labelled, images: tuple[int, ...]) -> None:
     batch = real_batch(labelled, images)
-    double = student_of(labelled, method="lad", labels="online", assigner="mmdet")
+    double = online_of(labelled, method="lad", assigner="mmdet")
     assert (double.type, double.teacher_bbox_head.type) == ("LAD", "ObjectnessLADHead")
     double.teacher_bbox_head.type = "DoubleLADHead"
     theirs = network(double)
-    batched = network(student_of(labelled, method="lad", labels="online"), theirs.state_dict())
+    batched = network(online_of(labelled, method="lad"), theirs.state_dict())
     found = step(batched, batch)
     assert_same_step(found, step(theirs, batch))
     assert bool(found[0]["loss_bbox"]) == (images != (5, 5))
@@ -299,8 +312,8 @@ def test_online_lad_learns_as_mmdets_lad(labelled, images: tuple[int, ...]) -> N
 
 @pytest.mark.parametrize("settings", ["lad", "soft", "solad"])
 def test_the_teacher_is_no_part_of_the_student(labelled, settings: str) -> None:
-    plain = network(student_of(labelled, method="paa"))
-    online = network(student_of(labelled, method=settings, labels="online"))
+    plain = network(paa_of(labelled))
+    online = network(online_of(labelled, method=settings))
     state, teacher = online.state_dict(), online.teacher.detector
     assert state.keys() == plain.state_dict().keys()
     assert all(torch.equal(state[name], value) for name, value in plain.state_dict().items())
@@ -322,26 +335,26 @@ def test_online_soft_labels_are_the_cached_ones_but_for_the_coding(
     """With views of one size, the teacher sees online what it saw in the teacher pass."""
     store = LabelStore(labelled.paths.labels)
 
-    def coded(beliefs: Beliefs) -> Beliefs:
-        return Beliefs(
-            probabilities=store.coding.decode(*store.coding.encode(beliefs.probabilities)),
-            overlap=decode_share(encode_share(beliefs.overlap)),
-            boxes=decode_sides(encode_sides(beliefs.boxes)),
-            iou=decode_share(encode_share(beliefs.iou)),
+    def coded(predicted: SoftPredictions) -> SoftPredictions:
+        return SoftPredictions(
+            probabilities=store.coding.decode(*store.coding.encode(predicted.probabilities)),
+            max_iou=decode_fraction(encode_fraction(predicted.max_iou)),
+            distances=decode_distances(encode_distances(predicted.distances)),
+            iou=decode_fraction(encode_fraction(predicted.iou)),
         )
 
     table = store.layout.table
     views = np.flatnonzero((table["bucket"] == 1) & (table["image_id"] != 5))[:6].tolist()
-    student = Student(config=labelled.params.student("lad").config, method=method)
+    student = Student(config=labelled.params.students["lad"].config, method=method)
     model = load_model_config(student.config, CLASSES)
     cached = network(cached_model(model, method, store))
-    labels = student_labels(student, store, prior_grid(cached.bbox_head))
-    data = load_data_info(labelled.paths)
-    dataset = view_dataset(data, view_plan(labelled.params.views), labels)
+    labels = student_labels(student, store)
+    train = load_split(labelled.paths, "train")
+    dataset = view_dataset(train, view_plan(labelled.params.views), labels)
     batch = cached.data_preprocessor(pseudo_collate([dataset[view] for view in views]))
-    online = network(student_of(labelled, method=method, labels="online"), cached.state_dict())
-    believe = online.teacher.believe_padded
-    monkeypatch.setattr(online.teacher, "believe_padded", lambda *args: coded(believe(*args)))
+    online = network(online_of(labelled, method=method), cached.state_dict())
+    predict_soft = online.teacher.predict_soft
+    monkeypatch.setattr(online.teacher, "predict_soft", lambda *args: coded(predict_soft(*args)))
     expected, gradients = step(cached, batch)
     found, online_gradients = step(online, batch)
     assert found == pytest.approx(expected, rel=1e-4)
@@ -353,23 +366,24 @@ def test_online_soft_labels_are_the_cached_ones_but_for_the_coding(
 
 
 @pytest.mark.parametrize(
-    ("method", "settings"),
+    ("section", "method", "settings"),
     [
-        ("lad", {"labels": "online"}),
-        ("lad", {"labels": "online", "assigner": "mmdet"}),
-        ("solad", {"labels": "online"}),
-        ("paa", {}),
-        ("paa", {"assigner": "mmdet"}),
+        ("online", "lad", {}),
+        ("online", "lad", {"assigner": "mmdet"}),
+        ("online", "solad", {}),
+        ("students", "paa", {}),
+        ("students", "paa", {"assigner": "mmdet"}),
     ],
 )
-def test_training_without_a_store(labelled, tmp_path, method: str, settings: dict) -> None:
+def test_training_without_a_store(
+    labelled, tmp_path, section: str, method: str, settings: dict
+) -> None:
     project = labelled.copy(tmp_path)
     shutil.rmtree(project.paths.labels)
-    config = project.params.student("lad").config
-    project.change(
-        students={"it": {"config": config, "method": method} | settings}, training={"epochs": 1}
-    )
-    record = train_student("it", project.params, project.paths)
+    config = project.params.students["lad"].config
+    it = {"config": config, "method": method} | settings
+    project.change(**{section: {"it": it}}, training={"epochs": 1})
+    record = project.train("it")
     assert record["labels"] == ("own" if method == "paa" else "online")
     assert record["fallbacks"] == 0
     assert record["assigner"] == settings.get("assigner", "batched")
@@ -384,32 +398,34 @@ def test_a_teacher_that_says_nan_stops_no_training(labelled, tmp_path) -> None:
     content = torch.load(file)
     content["state_dict"]["bbox_head.atss_reg.bias"][:] = float("nan")
     torch.save(content, file)
-    config = project.params.student("lad").config
-    it = {"config": config, "method": "lad", "labels": "online"}
-    project.change(students={"it": it}, training={"epochs": 1})
-    record = train_student("it", project.params, project.paths)
-    annotations = json.loads((project.paths.data / "train.json").read_text())["annotations"]
-    assert record["fallbacks"] == sum(not one["iscrowd"] for one in annotations)
+    config = project.params.students["lad"].config
+    project.change(online={"it": {"config": config, "method": "lad"}}, training={"epochs": 1})
+    record = project.train("it")
+    content = json.loads(load_split(project.paths, "train").annotations.read_text())
+    assert record["fallbacks"] == sum(not one["iscrowd"] for one in content["annotations"])
     assert np.isfinite(record["curves"]["loss"]).all()
 
 
 def test_another_teacher_starts_anew(labelled, tmp_path, monkeypatch) -> None:
-    digests = []
-    monkeypatch.setattr(
-        "pipeline.students.train.train",
-        lambda **inputs: digests.append(inputs["inputs_digest"]) or (_ for _ in ()).throw(KeyError),
-    )
+    records = []
+
+    def begin(run):
+        records.append(run.decides_result(1))
+        raise KeyError
+
+    monkeypatch.setattr("pipeline.students.train.train", begin)
     project = labelled.copy(tmp_path)
-    config = project.params.student("lad").config
-    project.change(students={"it": {"config": config, "method": "lad", "labels": "online"}})
+    config = project.params.students["lad"].config
+    project.change(online={"it": {"config": config, "method": "lad"}})
     for _ in range(2):
         with pytest.raises(KeyError):
-            train_student("it", project.params, project.paths)
+            project.train("it")
         file = project.paths.teacher / "weights.pth"
         content = torch.load(file)
         content["state_dict"]["bbox_head.atss_cls.bias"] += 1
         torch.save(content, file)
-    assert digests[0] != digests[1]
+    (line,) = differences(records[1], records[0])
+    assert line.startswith("inputs: expected ")
 
 
 REFUSED = [
@@ -425,30 +441,33 @@ def test_a_teacher_of_other_inputs_is_refused(
     labelled, tmp_path, text: str, part: str, message: str
 ) -> None:
     project = labelled.copy(tmp_path)
-    base = project.params.student("lad").config
+    base = project.params.students["lad"].config
     config = tmp_path / "other.py"
     config.write_text(f"_base_ = {base!r}\nmodel = dict({part}=dict({text}))\n")
-    project.change(students={"it": {"config": str(config), "method": "lad", "labels": "online"}})
+    project.change(online={"it": {"config": str(config), "method": "lad"}})
     with pytest.raises(UserError, match=message):
-        train_student("it", project.params, project.paths)
+        project.train("it")
 
 
 @pytest.mark.parametrize("change", [{"assigner": {"pos_iou_thr": 0.2}}, {"allowed_border": 0}])
 def test_another_rule_is_refused(change: dict) -> None:
-    model = online_model(load_model_config(CONFIG, CLASSES), Student(config="", method="paa"), None)
+    model = batched_paa(load_model_config(CONFIG, CLASSES))
     model.train_cfg.update(change)
     with pytest.raises(UserError, match="the network's config must assign as PAA does"):
         build_detector(model)
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("kind", "settings", "message"),
     [
-        ({"method": "paa", "labels": "online"}, "paa has none"),
-        ({"method": "lad", "assigner": "mmdet"}, "assigner: mmdet is for the method paa"),
-        ({"method": "solad", "labels": "online", "assigner": "mmdet"}, "assigner: mmdet is for"),
+        (OnlineStudent, {"method": "paa"}, "learns from a teacher, and paa from none"),
+        (Student, {"method": "lad", "assigner": "mmdet"}, "assigner: mmdet is for the method paa"),
+        (OnlineStudent, {"method": "solad", "assigner": "mmdet"}, "assigner: mmdet is for"),
+        (OnlineStudent, {"method": "soft", "assigner": "mmdet"}, "assigner: mmdet is for"),
     ],
 )
-def test_settings_without_effect_are_refused(settings: dict[str, str], message: str) -> None:
+def test_settings_without_effect_are_refused(
+    kind: type[Student], settings: dict[str, str], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
-        Student(config="x", **settings)
+        kind(config="x", **settings)

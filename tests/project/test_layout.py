@@ -1,366 +1,118 @@
-"""Who imports whom: stages depend on the code that they import, layers import downward."""
+"""Rooms import downward, and stages depend on the rooms and sections that they use."""
 
 import ast
-from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 import yaml
 
-from pipeline.project.params import BUILT_IN_DATA
-from pipeline.teacher_pass.labelling import DECIDING_CODE
+from pipeline.ingest.settings import BUILT_IN_DATA
+from pipeline.project.code import imported_files, imported_names
+from tests.conftest import ROOT
 
-ROOT = Path(__file__).parents[2]
-CLI = Path("stages/cli.py")
-
-# The file in stages/ of each stage in dvc.yaml.
-STAGE_FILES = {
-    "data": "data",
-    "teacher": "teacher",
-    "labels": "labels",
-    "verify": "verify",
-    "student": "student",
-    "evaluate": "evaluate",
-    "colearn": "colearn",
-    "evaluate_colearn": "evaluate",
-    "evaluate_teacher": "evaluate",
-    "compare": "compare",
-}
-
-# From top to bottom: a module imports from its own layer and from those below.
-LAYERS = [
-    {"stages"},
-    {"coding_study"},
-    {
-        "train_teacher",
-        "train_student",
-        "train_colearn",
-        "bench.assignment",
-        "bench.cluster",
-        "bench.growth",
-        "bench.loader",
-        "bench.memory",
-        "bench.mixture",
-        "bench.reads",
-        "bench.steps",
-        "bench.suite",
-        "bench.synthetic",
-        "bench.teacher_pass",
-        "estimate",
-        "probe",
-        "study_students",
-    },
-    {
-        "prepare",
-        "training",
-        "evaluation",
-        "report",
-        "precompute",
-        "verification",
-        "labelling",
-        "shard_tasks",
-        "cluster",
-        "ranks",
-        "random_teacher",
-    },
-    {"methods", "colearning"},
-    {"online_students", "batched_paa"},
-    {"soft_students", "online"},
-    {
-        "batch_grid",
-        "batches",
-        "teacher",
-        "students",
-        "replay",
-        "detector",
-        "checkpoint",
-        "losses",
-        "mmcv_ops",
-        "lad_head",
-        "objectness",
-        "preprocessor",
-    },
-    {
-        "assignment.iou",
-        "assignment.paa",
-        "assignment.mixture",
-        "assignment.criterion",
-        "store.schema",
-        "store.shard",
-        "store.writer",
-        "store.reader",
-        "store.fingerprint",
-        "store.verify",
-        "store.summary",
-        "store.read_times",
-        "trial_codings",
-        "bench.measure",
-    },
-    {
-        "views",
-        "priors",
-        "coco",
-        "coco_check",
-        "image_files",
-        "dataset",
-        "digits",
-        "quantise",
-        "plots",
-        "results",
-    },
-    {"params_file"},
-    {"params", "paths", "errors", "overlap", "machine", "memory", "arrays", "pooling"},
+# From the ground floor up: a room imports from itself and from those before it.
+ROOMS = [
+    *("project", "data", "ingest", "views", "assignment", "store", "heads", "detector", "loading"),
+    *("training", "teacher", "teacher_pass", "verification", "students", "methods", "online"),
+    *("colearning", "evaluation", "comparison", "inspection"),
 ]
-
-MMDET_MODULES = {
-    "pipeline.detector.mmcv_ops",
-    "pipeline.training.batch_grid",
-    "pipeline.loading.collate",
-    "pipeline.training.online_assignment",
-    "pipeline.online.students",
-    "pipeline.training.batched_paa",
-    "pipeline.teacher_pass.teacher",
-    "pipeline.students.assignment",
-    "pipeline.students.soft_scores",
-    "pipeline.students.methods",
-    "pipeline.students.losses",
-    "pipeline.loading.replay",
-    "pipeline.training.run",
-    "pipeline.teacher.make",
-    "pipeline.students.train",
-    "pipeline.colearning.train",
-    "pipeline.colearning.network",
-    "pipeline.evaluation.evaluate",
-    "pipeline.teacher_pass.run",
-    "pipeline.teacher_pass.labelling",
-    "pipeline.teacher_pass.shard_labeller",
-    "pipeline.training.distributed",
-    "pipeline.teacher_pass.cluster",
-    "pipeline.verification.verify",
-    "pipeline.detector.model_folder",
-    "pipeline.detector.build",
-    "pipeline.heads.lad",
-    "pipeline.heads.objectness",
-    "pipeline.detector.preprocessor",
-    "benchmarks.assignment",
-    "benchmarks.loader",
-    "benchmarks.mixture",
-    "benchmarks.steps",
-    "benchmarks.synthetic",
-    "benchmarks.teacher_pass",
-    "pipeline.project.machine",
-    "benchmarks.random_teacher",
-    "pipeline.inspection.probe",
-    "studies.coding_study",
-    "studies.students",
+MMDET_ROOMS = set(ROOMS[ROOMS.index("heads") :]) - {"comparison", "methods"}
+LIBRARIES = {
+    "mmdet": MMDET_ROOMS,
+    "mmcv": MMDET_ROOMS,
+    "mmengine": MMDET_ROOMS,
+    "zarr": {"store"},
+    "dask": {"teacher_pass"},
+    "distributed": {"teacher_pass"},
+    "click": {"stages"},
+    "benchmarks": set[str](),
+    "studies": set[str](),
 }
-
-
-def source_files(root: Path) -> list[Path]:
-    """The Python files of the library and the stages, relative to `root`."""
-    files = [*root.glob("pipeline/**/*.py"), *root.glob("stages/**/*.py")]
-    return sorted(file.relative_to(root) for file in files)
-
-
-def module_name(file: Path) -> str:
-    return ".".join(file.with_suffix("").parts).removesuffix(".__init__")
-
-
-def imported_names(file: Path) -> set[str]:
-    """What `file` imports, inside functions too; `from a import b` gives `a` and `a.b`."""
-    names = set()
-    for node in ast.walk(ast.parse(file.read_bytes(), str(file))):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert not node.level, f"{file}:{node.lineno}: write the import with its full name"
-            assert node.module
-            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return names
-
-
-def imported_packages(file: Path) -> set[str]:
-    return {name.split(".")[0] for name in imported_names(file)}
-
-
-def import_graph(root: Path) -> dict[Path, set[Path]]:
-    """The files that each file imports; empty ones (`__init__.py`) do not count."""
-    files = {module_name(f): f for f in source_files(root) if (root / f).stat().st_size}
-    return {
-        file: {files[name] for name in imported_names(root / file) if name in files}
-        for file in files.values()
-    }
-
-
-def closure(root: Path, starts: Iterable[Path]) -> set[Path]:
-    """All files that the files `starts` import, and these files."""
-    graph = import_graph(root)
-    found: set[Path] = set()
-    todo = list(starts)
-    while todo:
-        file = todo.pop()
-        if file not in found:
-            found.add(file)
-            todo += graph[file]
-    return found
-
-
-def wrong_deps(root: Path, stage_file: Path, deps: Iterable[str]) -> list[str]:
-    """How the code among `deps` differs from what `stage_file` imports."""
-    needed = closure(root, [stage_file, CLI]) - {CLI}
-    # Only the built-in data set's own code makes that data set.
-    listed = {Path(dep.replace("${data.source}", BUILT_IN_DATA)) for dep in deps}
-    # A whole `pipeline` does not count: then each change would rerun everything.
-    code = {d for d in listed if d.parent.parts[:1] in {("pipeline",), ("stages",)} and d != CLI}
-    missing = {f for f in needed if f not in code and not code.intersection(f.parents)}
-    unused = {d for d in code if d not in needed and not any(d in f.parents for f in needed)}
-    return [f"{f.as_posix()} is missing" for f in sorted(missing)] + [
-        f"{f.as_posix()} is not imported" for f in sorted(unused)
-    ]
-
-
-def dvc_deps() -> dict[str, list[str]]:
-    stages = yaml.safe_load((ROOT / "dvc.yaml").read_bytes())["stages"]
-    return {name: stage.get("do", stage)["deps"] for name, stage in stages.items()}
-
-
-def test_dvc_stages_are_known():
-    assert set(dvc_deps()) == set(STAGE_FILES), "change STAGE_FILES in this test, too"
-
-
-@pytest.mark.parametrize("stage", STAGE_FILES)
-def test_stage_depends_on_the_code_it_imports(stage: str):
-    problems = wrong_deps(ROOT, Path(f"stages/{STAGE_FILES[stage]}.py"), dvc_deps()[stage])
-    assert not problems, f"deps of the stage {stage} in dvc.yaml"
-
-
-@pytest.fixture
-def tree(tmp_path: Path) -> Path:
-    """A project whose stage imports a, b (by way of a, in a function) and store/c."""
-    sources = {
-        "stages/__init__.py": "",
-        "stages/cli.py": "import pipeline.project.errors",
-        "stages/work.py": "from pipeline import a\nfrom pipeline.store.c import x",
-        "pipeline/__init__.py": "",
-        "pipeline/project/errors.py": "import json",
-        "pipeline/a.py": "def f():\n    import pipeline.b",
-        "pipeline/b.py": "import pipeline.a",
-        "pipeline/store/__init__.py": "",
-        "pipeline/store/c.py": "import os",
-        "pipeline/store/d.py": "import os",
-        "pipeline/ingest/digits.py": "import os",
-    }
-    for name, text in sources.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
-    return tmp_path
-
-
-NEEDED = ["stages/work.py", "pipeline/a.py", "pipeline/b.py", "pipeline/project/errors.py"]
-
-
-@pytest.mark.parametrize(
-    ("deps", "problems"),
-    [
-        ([*NEEDED, "pipeline/store/c.py", "configs", "out/data"], []),
-        ([*NEEDED, "pipeline/store"], []),
-        ([*NEEDED, "pipeline/store", "stages/cli.py"], []),
-        (NEEDED, ["pipeline/store/c.py is missing"]),
-        (["pipeline", *NEEDED], ["pipeline/store/c.py is missing"]),
-        ([*NEEDED[:2], "pipeline/store", NEEDED[3]], ["pipeline/b.py is missing"]),
-        (
-            [*NEEDED, "pipeline/store", "pipeline/store/d.py"],
-            ["pipeline/store/d.py is not imported"],
-        ),
-        ([*NEEDED, "pipeline/store", "pipeline/gone.py"], ["pipeline/gone.py is not imported"]),
-        (
-            [*NEEDED, "pipeline/store", "${data.source}"],
-            ["pipeline/ingest/digits.py is not imported"],
-        ),
-    ],
+FILES = sorted(
+    file.relative_to(ROOT) for top in ("pipeline", "stages") for file in (ROOT / top).rglob("*.py")
 )
-def test_wrong_deps_are_found(tree: Path, deps: list[str], problems: list[str]):
-    assert wrong_deps(tree, Path("stages/work.py"), deps) == problems
+PARAMS = Path("stages/params.py")  # knows all sections; what a stage reads of it is checked below
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_bytes())["stages"]
+METHODS = sorted(file.stem for file in (ROOT / "pipeline/methods").glob("[!_]*.py"))
 
 
-@pytest.mark.parametrize("file", source_files(ROOT), ids=str)
-def test_file_is_small_and_named_for_what_it_does(file: Path):
+def room(file: Path) -> str:
+    """The room of a file of the library, or `stages`; that of `pipeline/__init__.py` is ''."""
+    return "stages" if file.parts[0] == "stages" else "/".join(file.parts[1:-1])
+
+
+def test_each_folder_of_the_library_is_a_room() -> None:
+    assert {room(file) for file in FILES} == {*ROOMS, "stages", ""}
+
+
+@pytest.mark.parametrize("file", FILES, ids=str)
+def test_a_file_is_small_and_in_its_place(file: Path) -> None:
     text = (ROOT / file).read_text()
-    assert len(text.splitlines()) < 400, "split the file"
+    assert len(text.splitlines()) <= 320, "split it: two names would say it better"
     assert file.name != "utils.py"
-    if file.name == "__init__.py":
+    if file.name == "__init__.py" and file.parent != Path("pipeline"):
         assert not text
+    packages = {name.split(".")[0] for name in imported_names(ROOT / file)}
+    for library, rooms in LIBRARIES.items():
+        assert library not in packages or room(file) in rooms, f"{library} in {room(file)}"
 
 
-def importers(*packages: str) -> set[str]:
-    """The modules that import one of `packages`."""
-    return {
-        module_name(file)
-        for file in source_files(ROOT)
-        if imported_packages(ROOT / file) & set(packages)
+@pytest.mark.parametrize("file", FILES, ids=str)
+def test_imports_go_downward(file: Path) -> None:
+    floors = [*ROOMS, "stages", ""]  # `pipeline/__init__.py` may import what mmcv asks for
+    for target in imported_files([file], ROOT) - {file}:
+        assert floors.index(room(target)) <= floors.index(room(file)), target
+    if room(file) == "stages" and file.name != "cli.py":
+        others = {name for name in imported_names(ROOT / file) if name.startswith("stages.")}
+        assert {name.split(".")[1] for name in others} <= {"params"}
+
+
+def closure(stage: str, method: str | None = None) -> set[Path]:
+    """The library's files that a stage imports, with a method of students."""
+    starts = [Path(f"stages/{stage}.py")]
+    if method:
+        starts.append(Path(f"pipeline/methods/{method}.py"))
+    return {file for file in imported_files(starts, ROOT) if file.parts[0] == "pipeline"}
+
+
+def stage_file(name: str) -> str:
+    """The file in stages/ of a stage in dvc.yaml: `evaluate` of `evaluate_teacher`."""
+    return name.partition("_")[0]
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_depends_on_the_rooms_that_it_imports(name: str) -> None:
+    stage, deps = stage_file(name), STAGES[name].get("do", STAGES[name])["deps"]
+    assert f"stages/{stage}.py" in deps
+    rooms = {dep.removeprefix("pipeline/") for dep in deps if dep.startswith("pipeline/")}
+    by_method = "methods/${item.method}.py" in rooms
+    for method in METHODS if by_method else [None]:
+        used = {room(file) for file in closure(stage, method)}
+        listed = rooms - {"methods/${item.method}.py"} | ({"methods"} if by_method else set())
+        assert listed == used, f"{name} with the method {method}"
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_names_the_sections_that_it_reads(name: str) -> None:
+    listed = STAGES[name].get("do", STAGES[name]).get("params", [])
+    tree = ast.parse((ROOT / f"stages/{stage_file(name)}.py").read_text())
+    read = {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "params"
     }
+    assert {section.partition(".")[0] for section in listed} == read
 
 
-def test_mmdet_stays_at_its_boundary():
-    assert importers("mmdet", "mmcv", "mmengine") <= MMDET_MODULES
+def test_a_method_imports_no_other() -> None:
+    """A student depends on the file of its own method alone."""
+    for method in METHODS:
+        files = imported_files([Path(f"pipeline/methods/{method}.py")], ROOT)
+        assert [file.stem for file in files if room(file) == "methods"] == [method]
 
 
-def test_zarr_and_dask_stay_in_the_store():
-    outside = {
-        name
-        for name in importers("zarr", "dask", "distributed")
-        if name != "pipeline.teacher_pass.cluster" and not name.startswith("pipeline.store.")
-    }
-    assert not outside
-
-
-def test_click_stays_in_the_stages():
-    assert all(name.startswith("stages.") for name in importers("click"))
-
-
-def layer(file: Path) -> int:
-    """The index in `LAYERS` of the layer that `file` belongs to."""
-    name = "stages" if file.parts[0] == "stages" else module_name(file).removeprefix("pipeline.")
-    layers = [i for i, names in enumerate(LAYERS) if name in names]
-    assert len(layers) == 1, f"{file} is in {len(layers)} layers: put it in one of LAYERS"
-    return layers[0]
-
-
-def test_imports_go_downward():
-    upward = [
-        f"{file} imports {target}"
-        for file, targets in import_graph(ROOT).items()
-        for target in targets
-        if layer(file) > layer(target)
-    ]
-    assert not upward
-
-
-def test_labels_carry_the_digest_of_all_code_that_decides_them():
-    """What labelling imports decides labels, but for what only reads, names or stores."""
-    others = {
-        "checkpoint.py",
-        "coco.py",
-        "dataset.py",
-        "detector.py",
-        "errors.py",
-        "mmcv_ops.py",
-        "params.py",
-        "paths.py",
-        "store/fingerprint.py",
-        "store/schema.py",
-    }
-    reached = closure(ROOT, [Path("pipeline/teacher_pass/labelling.py")])
-    found = {file.relative_to("pipeline").as_posix() for file in reached}
-    assert found == others | set(DECIDING_CODE)
-
-
-def test_every_module_has_a_layer():
-    for file in import_graph(ROOT):
-        layer(file)
-
-
-def test_stages_do_not_import_each_other():
-    for file, targets in import_graph(ROOT).items():
-        if file.parts[0] == "stages":
-            assert all(target.parts[0] != "stages" for target in targets), file
+def test_the_built_in_data_set_is_a_file() -> None:
+    """Its path is a dependency of the stage `data`."""
+    assert (ROOT / BUILT_IN_DATA).is_file()

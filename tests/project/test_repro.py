@@ -1,5 +1,6 @@
-"""What `dvc repro` runs after a change, with a `lad` that does no work."""
+"""What `dvc repro` runs after a change of code, data or settings; its `lad` does no work."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-ROOT = Path(__file__).parents[2]
+from tests.conftest import ROOT
 
 LAD = """#!/bin/sh
 # Results that depend on the same inputs as those of the real commands.
@@ -18,41 +19,54 @@ set -e
 echo "$*" >> calls
 section() { sed -n "/^$1:/,/^[a-z]/p" params.yaml | grep -v "^[a-z]"; }
 case "$1" in
-data) mkdir -p out/data; section data > out/data/x ;;
-teacher) mkdir -p out/teacher; { cat out/data/x; section teacher; } > out/teacher/x ;;
+data) for s in train val; do mkdir -p out/data/$s; cp source/$s.json out/data/$s/x; done ;;
+teacher) mkdir -p out/teacher; { cat out/data/train/x; section teacher; } > out/teacher/x ;;
 labels)
     mkdir -p out/labels.zarr
-    { cat out/data/x out/teacher/x; section views; } > new
+    { cat out/data/train/x out/teacher/x; section views; } > new
     cmp -s new out/labels.zarr/x || cp new out/labels.zarr/x
     test -f out/labels.json || echo {} > out/labels.json ;;
 verify) cksum < out/labels.zarr/x > out/verify.json ;;
-student) mkdir -p out/students/$2; date +%N > out/students/$2/x ;;
+student | online) mkdir -p out/students/$2; date +%N > out/students/$2/x ;;
 colearn) for n in one two; do mkdir -p out/students/$2.$n; date +%N > out/students/$2.$n/x; done ;;
-evaluate) mkdir -p out/metrics; echo '{}' > out/metrics/$2.json ;;
+evaluate)
+    mkdir -p out/metrics
+    model=out/students/$2
+    test "$2" != teacher || model=out/teacher
+    cat out/data/val/x $model/x | cksum > out/metrics/$2.json ;;
 compare) mkdir -p out/compare; touch out/compare/table.md ;;
 esac
 """
+CONFIG = "configs/paa_r18_quarter.py"
 
 
 class Workspace:
-    """A copy of the project in which DVC runs stubs."""
+    """A copy of the project in which DVC runs stubs, with a student of each kind."""
+
+    students = ("lad", "solad")
+    online = ("online_lad",)
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        for name in ("pipeline", "stages", "configs"):
+        for name in ("pipeline", "stages", "configs", "benchmarks", "studies"):
             shutil.copytree(
                 ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__")
             )
-        shutil.copy(ROOT / "dvc.yaml", folder)
+        for name in ("dvc.yaml", ".dvcignore"):
+            shutil.copy(ROOT / name, folder)
+        (folder / "source").mkdir()
+        for split in ("train", "val"):
+            (folder / f"source/{split}.json").write_text(json.dumps({"annotations": [split]}))
         settings = yaml.safe_load((ROOT / "params.yaml").read_text())
-        settings["students"] = dict(list(settings["students"].items())[:2])
+        settings["data"] = {"source": "source"}
+        settings["students"] = {n: {"config": CONFIG, "method": n} for n in self.students}
+        settings["online"] = {"online_lad": {"config": CONFIG, "method": "lad"}}
         (folder / "params.yaml").write_text(yaml.safe_dump(settings))
         (folder / "bin").mkdir()
         (folder / "bin/lad").write_text(LAD)
         (folder / "bin/lad").chmod(0o755)
         self.dvc("init", "--no-scm")
         self.dvc("config", "core.analytics", "false")
-        self.students = list(self.settings()["students"])
 
     def settings(self) -> dict[str, Any]:
         return yaml.safe_load((self.folder / "params.yaml").read_text())
@@ -79,60 +93,122 @@ class Workspace:
         self.dvc("repro")
         return {line.removesuffix(" --replace") for line in calls.read_text().splitlines()}
 
-    def of_students(self) -> set[str]:
-        """What runs for every student."""
-        return {f"{work} {name}" for work in ("student", "evaluate") for name in self.students}
+    def append(self, file: str, text: str) -> "Workspace":
+        """Write more at the end of a file."""
+        with (self.folder / file).open("a") as stream:
+            stream.write(text)
+        return self
+
+    def code_digest(self, *modules: str) -> str:
+        """What an unfinished run is bound to."""
+        program = (
+            "import sys; from pipeline.project.code import code_digest; "
+            "print(code_digest(*sys.argv[1:]))"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", program, *modules],
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout.strip()
+
+
+def trained(*names: str) -> set[str]:
+    """What runs for students that are trained anew."""
+    return {f"{work} {name}" for name in names for work in ("student", "evaluate")} | {"compare"}
+
+
+def evaluated(*names: str) -> set[str]:
+    return {f"evaluate {name}" for name in names} | {"compare"}
+
+
+ONLINE = {"online online_lad", "evaluate online_lad", "compare"}
+LEARNING = trained(*Workspace.students) | ONLINE
 
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """One in which everything is up to date."""
     made = Workspace(tmp_path_factory.mktemp("workspace"))
-    all_ = {"data", "teacher", "labels", "verify", "evaluate teacher", "compare"}
-    assert made.repro() == all_ | made.of_students()
+    first = {"data", "teacher", "labels", "verify", "evaluate teacher"}
+    assert made.repro() == first | LEARNING
+    assert made.repro() == set()
     return made
 
 
+FROM_LABELS = {"labels", "verify"}
+FROM_TEACHER = {"teacher", "evaluate teacher", *FROM_LABELS, *LEARNING}
+EDITS = {
+    "the loss of solad": (["pipeline/methods/solad.py"], trained("solad")),
+    # The labels are what they were, so nothing follows but their check.
+    "the class that labels": (["pipeline/teacher_pass/teacher.py"], FROM_LABELS | ONLINE),
+    "what writes rows of a store": (["pipeline/store/writer.py"], FROM_LABELS | LEARNING),
+    "an allowed value of trainings": (["pipeline/training/settings.py"], {"teacher", *LEARNING}),
+    "the check of the data set, and a plot": (
+        ["pipeline/ingest/check.py", "pipeline/comparison/plots.py"],
+        {"data", "compare"},
+    ),
+    "what no stage uses": (
+        [
+            "benchmarks/steps.py",
+            "studies/codings.py",
+            "stages/params.py",
+            "pipeline/inspection/estimate.py",
+        ],
+        set(),
+    ),
+}
+
+
+@pytest.mark.parametrize(("files", "expected"), EDITS.values(), ids=EDITS)
+def test_an_edit_runs_what_it_can_affect(workspace, files: list[str], expected: set[str]) -> None:
+    for file in files:
+        workspace.append(file, "\n# A comment.\n")
+    assert workspace.repro() == expected
+
+
+def test_a_new_method_runs_its_students(workspace) -> None:
+    workspace.append("pipeline/methods/new.py", "METHOD = None\n")
+    student = {"new": {"config": CONFIG, "method": "new"}}
+    assert workspace.repro(students=student) == trained("new")
+
+
+def test_a_validation_annotation_runs_evaluations(workspace) -> None:
+    workspace.append("source/val.json", "\n")
+    names = [*workspace.settings()["students"], *Workspace.online, "teacher"]
+    assert workspace.repro() == {"data"} | evaluated(*names)
+
+
 def test_another_batch_size_makes_no_labels(workspace) -> None:
-    """The command leaves a finished store alone (tests/teacher_pass/test_fingerprint.py), so nothing follows."""
+    """The command leaves a finished store alone, so nothing follows."""
     assert workspace.repro(labels={"batch_size": 3, "workers": 1}) == {"labels"}
 
 
-def test_another_teacher_makes_labels(workspace) -> None:
-    config = {"config": "configs/paa_r18_third.py"}
-    follows = {"teacher", "evaluate teacher", "labels", "verify", "compare"}
-    assert workspace.repro(teacher=config) == follows | workspace.of_students()
-
-
-def test_other_data_make_labels(workspace) -> None:
-    digits = workspace.settings()["data"]["digits"] | {"seed": 1}
-    follows = {"data", "teacher", "evaluate teacher", "labels", "verify", "compare"}
-    assert workspace.repro(data={"digits": digits}) == follows | workspace.of_students()
+def test_another_training_annotation_runs_everything(workspace) -> None:
+    workspace.append("source/train.json", "\n")
+    assert workspace.repro() >= {"data"} | FROM_TEACHER
 
 
 def test_another_view_plan_makes_labels(workspace) -> None:
     ran = workspace.repro(views={"flips": ["none"]})
-    assert ran >= {"labels", "verify"} | {f"student {name}" for name in workspace.students}
+    assert ran >= FROM_LABELS | LEARNING
     assert "data" not in ran
 
 
 def test_another_student_setting_makes_no_labels(workspace) -> None:
-    name = workspace.students[0]
-    student = workspace.settings()["students"][name] | {"training": {"epochs": 1}}
-    ran = workspace.repro(students={name: student})
-    assert ran == {f"student {name}", f"evaluate {name}", "compare"}
+    student = workspace.settings()["students"]["lad"] | {"training": {"epochs": 1}}
+    assert workspace.repro(students={"lad": student}) == trained("lad")
 
 
 def test_networks_that_learn_together_run_alone(workspace) -> None:
-    configs = ["configs/paa_r18_third.py", "configs/paa_r18_quarter.py"]
+    configs = ["configs/paa_r18_third.py", "configs/paa_r18_half.py"]
     networks = [{"name": n, "config": c} for n, c in zip(("one", "two"), configs, strict=True)]
     ran = workspace.repro(colearn={"pair": {"networks": networks}})
-    everything = {"colearn pair", "evaluate pair.one", "evaluate pair.two", "compare"}
+    everything = {"colearn pair"} | evaluated("pair.one", "pair.two")
     assert ran == everything
-    config = workspace.folder / configs[1]
-    config.write_text(config.read_text() + "# changed")
-    assert workspace.repro() >= everything
-    assert workspace.repro() == set()
+    assert workspace.append(configs[1], "# changed").repro() == everything
 
 
 def test_a_damaged_store_is_mended_before_a_student_trains(workspace) -> None:
@@ -140,3 +216,16 @@ def test_a_damaged_store_is_mended_before_a_student_trains(workspace) -> None:
     file.write_text("damage")
     assert workspace.repro() == {"labels"}
     assert file.read_text() != "damage"
+
+
+def test_an_unfinished_run_is_bound_to_the_code_that_it_uses(workspace) -> None:
+    """What `lad` itself compares, on the workspace's copy of the code."""
+    student = ("pipeline.students.train", "pipeline.methods.lad")
+    before = workspace.code_digest(*student)
+    workspace.append("benchmarks/steps.py", "\nX = 1\n")
+    workspace.append("pipeline/methods/solad.py", "\nX = 1\n")
+    workspace.append("pipeline/teacher_pass/teacher.py", "\nX = 1\n")
+    workspace.append("pipeline/training/run.py", "\n# A comment.\n")
+    assert workspace.code_digest(*student) == before
+    workspace.append("pipeline/training/run.py", "\nX = 1\n")
+    assert workspace.code_digest(*student) != before

@@ -30,8 +30,10 @@ def run(project, monkeypatch, capsys, *arguments: str) -> tuple[int, str]:
         ("out/data", ["labels"], "not checked yet; run `lad data`"),
         ("out/teacher", ["labels"], "teacher is missing; run `lad teacher`"),
         ("out/labels.zarr", ["student", "lad"], "no label store .* run `lad labels`"),
-        (None, ["student", "ladd"], "no student 'ladd' .*did you mean 'lad'"),
-        (None, ["evaluate", "lad"], "lad is missing; run `lad student lad`"),
+        (None, ["student", "ladd"], "no 'ladd' in the section students .*did you mean 'lad'"),
+        (None, ["online", "lad"], "no 'lad' in the section online .*there are: none"),
+        (None, ["colearn", "lad"], "no 'lad' in the section colearn .*there are: none"),
+        (None, ["evaluate", "lad"], "no model 'lad'; there are: teacher; `lad student lad`"),
         (None, ["compare"], "training.json is missing; run `lad student"),
     ],
 )
@@ -77,5 +79,5 @@ def test_help_is_quick_and_names_every_stage() -> None:
 
 def test_every_command_has_its_stage_file() -> None:
     folder = Path(stages.cli.__file__).parent
-    files = {file.stem for file in folder.glob("*.py")} - {"__init__", "cli"}
+    files = {file.stem for file in folder.glob("*.py")} - {"__init__", "cli", "params"}
     assert files == set(stages.cli.COMMANDS)

@@ -1,3 +1,5 @@
+"""The settings: what is read from params.yaml, and what a user is told of a mistake in it."""
+
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -6,10 +8,8 @@ import pytest
 import yaml
 
 from pipeline.project.errors import UserError
-from pipeline.project.params import Params
-from pipeline.project.params_file import load_params
-
-ROOT = Path(__file__).parents[2]
+from stages.params import Params, entry, load_params
+from tests.conftest import ROOT
 
 GOOD: dict[str, Any] = {
     "data": {"source": "pipeline/ingest/digits.py", "digits": {"seed": 3}},
@@ -62,14 +62,16 @@ def test_good_settings(tmp_path: Path):
 @pytest.mark.parametrize("file", sorted(ROOT.glob("configs/params/*.yaml")), ids=lambda f: f.stem)
 def test_presets_are_good(file: Path):
     params = load_params(file)
-    configs = [params.teacher.config, *(student.config for student in params.students.values())]
+    students = (*params.students.values(), *params.online.values())
+    configs = [params.teacher.config, *(student.config for student in students)]
     assert all((ROOT / config).is_file() for config in configs)
 
 
 def test_students_are_optional(tmp_path: Path):
     content = deepcopy(GOOD)
     del content["students"]
-    assert load(tmp_path, content).students == {}
+    params = load(tmp_path, content)
+    assert params.students == params.online == params.colearn == {}
 
 
 def test_number_in_scientific_notation(tmp_path: Path):
@@ -90,6 +92,9 @@ def test_number_in_scientific_notation(tmp_path: Path):
         ("teacher/training/epoch", "teacher.training.epoch", "epochs"),
         ("students/first/metod", "students.first.metod", "method"),
         ("students/first/training/epoch", "students.first.training.epoch", "epochs"),
+        ("online/first/metod", "online.first.metod", "method"),
+        ("online/first/training/epoch", "online.first.training.epoch", "epochs"),
+        ("colearn/pair/critrion", "colearn.pair.critrion", "criterion"),
     ],
 )
 def test_typo_says_what_was_meant(tmp_path: Path, place: str, where: str, meant: str):
@@ -171,13 +176,61 @@ def test_view_plans_that_are_none(tmp_path: Path, views: dict[str, Any], line: s
     assert found.startswith(f"FILE: {line}")
 
 
+@pytest.mark.parametrize("section", ["students", "online"])
 @pytest.mark.parametrize("name", ["a b", "teacher", "-x", "a/b", "", "é"])
-def test_bad_student_name(tmp_path: Path, name: str):
+def test_bad_student_name(tmp_path: Path, section: str, name: str):
     students = {name: GOOD["students"]["first"]}
-    assert message(tmp_path, changed("students", students)) == (
-        f"FILE: students.{name}: a student's name is letters, digits, _ and (not first) -, "
+    assert message(tmp_path, changed(section, students)) == (
+        f"FILE: {section}.{name}: a student's name is letters, digits, _ and (not first) -, "
         f"and not 'teacher', got {name!r}"
     )
+
+
+def test_online_labels_are_a_section_of_their_own(tmp_path: Path):
+    assert message(tmp_path, changed("students/first/labels", "online")) == (
+        "FILE: students.first.labels: students with online labels stand in the section `online` now"
+    )
+    params = load(tmp_path, changed("online", {"third": GOOD["students"]["first"]}))
+    assert params.online["third"].labels_from == "online"
+    assert [one.labels_from for one in params.students.values()] == ["cached", "own"]
+
+
+def test_a_name_that_is_in_both_sections(tmp_path: Path):
+    online = dict.fromkeys(("third", "first"), GOOD["students"]["first"])
+    (line,) = message(tmp_path, changed("online", online)).splitlines()
+    expected = "FILE: the file: students and online both have a student 'first', got "
+    assert line.startswith(expected)
+
+
+@pytest.mark.parametrize("section", ["students", "online"])
+def test_an_unknown_method_lists_the_methods(tmp_path: Path, section: str):
+    student = {"config": "configs/small.py", "method": "ladd"}
+    assert message(tmp_path, changed(section, {"it": student})) == (
+        f"FILE: {section}.it.method: there is no such method; "
+        "there are: lad, paa, soft, solad, got 'ladd'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("section", "settings", "problem"),
+    [
+        ("students", {"method": "paa", "assigner": "mmdet"}, None),
+        ("online", {"method": "lad", "assigner": "mmdet"}, None),
+        ("students", {"method": "lad", "assigner": "mmdet"}, "assigner: mmdet is for the method"),
+        ("students", {"method": "solad", "assigner": "mmdet"}, "assigner: mmdet is for the method"),
+        ("online", {"method": "soft", "assigner": "mmdet"}, "assigner: mmdet is for the method"),
+        ("online", {"method": "paa"}, "an online student learns from a teacher, and paa from none"),
+    ],
+)
+def test_what_goes_together(
+    tmp_path: Path, section: str, settings: dict[str, str], problem: str | None
+):
+    content = changed(section, {"it": {"config": "configs/small.py"} | settings})
+    if problem is None:
+        load(tmp_path, content)
+    else:
+        (line,) = message(tmp_path, content).splitlines()
+        assert line.startswith(f"FILE: {section}.it: {problem}")
 
 
 def test_missing_setting(tmp_path: Path):
@@ -218,19 +271,21 @@ def test_file_without_settings(tmp_path: Path, text: str, got: str):
 
 def test_unknown_student(tmp_path: Path):
     params = load(tmp_path, GOOD)
+    assert entry("students", params.students, "first") is params.students["first"]
     with pytest.raises(UserError) as error:
-        params.student("frist")
+        entry("students", params.students, "frist")
     assert str(error.value) == (
-        "no student 'frist' in params.yaml (did you mean 'first'?); there are: first, second"
+        "no 'frist' in the section students of params.yaml (did you mean 'first'?); "
+        "there are: first, second"
     )
-    with pytest.raises(UserError, match="'frist'"):
-        params.student_training("frist")
+    with pytest.raises(UserError, match="no 'first' in the section online .*; there are: none"):
+        entry("online", params.online, "first")
 
 
 def test_own_training_settings_win(tmp_path: Path):
     params = load(tmp_path, GOOD)
-    assert params.student_training("first") == params.training
-    second = params.student_training("second")
+    first, second = (params.students[n].training.over(params.training) for n in ("first", "second"))
+    assert first == params.training
     assert (second.epochs, second.batch_size, second.lr) == (2, 16, 0.01)
 
 
@@ -238,7 +293,8 @@ def test_own_setting_wins_when_it_is_the_default(tmp_path: Path):
     default = Params.model_fields["training"].default.epochs
     content = changed("students/first/training", {"epochs": default})
     assert content["training"]["epochs"] != default
-    assert load(tmp_path, content).student_training("first").epochs == default
+    params = load(tmp_path, content)
+    assert params.students["first"].training.over(params.training).epochs == default
 
 
 @pytest.mark.parametrize("file", sorted(ROOT.glob("configs/params/*.yaml")), ids=lambda f: f.stem)
@@ -246,7 +302,8 @@ def test_a_preset_is_valid_and_has_the_sections_that_dvc_needs(file: Path):
     params = load_params(file)
     assert set(yaml.safe_load(file.read_text())) == set(Params.model_fields)
     networks = [net.config for pair in params.colearn.values() for net in pair.networks]
-    for config in (*networks, *(student.config for student in params.students.values())):
+    students = (*params.students.values(), *params.online.values())
+    for config in (*networks, *(student.config for student in students)):
         assert (ROOT / config).is_file()
 
 
@@ -254,12 +311,10 @@ def test_networks_that_learn_together(tmp_path: Path):
     networks = [{"name": name, "config": "configs/paa_r50.py"} for name in ("big", "small")]
     pair = {"networks": networks, "training": {"epochs": 5}}
     params = load(tmp_path, changed("colearn", {"pair": pair}))
-    assert params.colearners() == ["pair.big", "pair.small"]
-    assert params.colearning_training("pair").epochs == 5
-    assert params.colearning_training("pair").lr == params.training.lr
-    for name in ("teacher", "first", "pair.big"):
-        params.require_model(name)
-    with pytest.raises(UserError, match=r"no model 'pair' .*there are: teacher, .*pair\.small"):
-        params.require_model("pair")
-    with pytest.raises(UserError, match=r"no co-learning 'pear' .*did you mean 'pair'"):
-        params.colearning("pear")
+    found = params.colearn["pair"]
+    assert [network.name for network in found.networks] == ["big", "small"]
+    training = found.training.over(params.training)
+    assert training.epochs == 5
+    assert training.lr == params.training.lr
+    with pytest.raises(UserError, match=r"no 'pear' in the section colearn .*did you mean 'pair'"):
+        entry("colearn", params.colearn, "pear")

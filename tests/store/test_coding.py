@@ -2,30 +2,35 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.project.params import Labels, Scores
 from pipeline.store.coding import (
+    BEND,
+    LONGEST,
     NEUTRAL,
     OCTAVES,
     RUN,
-    SIDE_BEND,
-    SIDE_LIMIT,
     STEPS_PER_OCTAVE,
     TAIL,
     Coding,
     SoftSettings,
-    decode_share,
-    decode_sides,
-    encode_share,
-    encode_sides,
+    decode_distances,
+    decode_fraction,
+    encode_distances,
+    encode_fraction,
 )
+from pipeline.teacher_pass.settings import Labels
 from tests.conftest import DEVICES
 
+
+def coding_of(cut: float, levels: int, power: float) -> Coding:
+    return Coding(cut=cut, levels=levels, power=power)
+
+
 CODINGS = [
-    Coding(**Scores().model_dump()),
-    Coding(0.005, 254, 2),
-    Coding(0.01, 2, 1),
-    Coding(0.3, 15, 4),
-    Coding(1e-6, 254, 0.5),
+    Coding(),
+    coding_of(0.005, 254, 2),
+    coding_of(0.01, 2, 1),
+    coding_of(0.3, 15, 4),
+    coding_of(1e-6, 254, 0.5),
 ]
 each_coding = pytest.mark.parametrize("coding", CODINGS, ids=str)
 
@@ -153,14 +158,14 @@ def test_each_class_keeps_the_sum_of_its_tail(coding: Coding):
 
 
 def test_tail_follows_the_place():
-    coding = Coding(0.012, 63, 1.5)
+    coding = coding_of(0.012, 63, 1.5)
     exact = torch.full((64, 5), 2e-4)
     exact[32:] = 32e-4
     torch.testing.assert_close(decoded(coding, exact), exact, rtol=1e-3, atol=0)
 
 
 def test_all_tail_and_no_tail():
-    coding = Coding(0.01, 63, 1.5)
+    coding = coding_of(0.01, 63, 1.5)
     quiet = torch.full((10, 3), 0.002)
     codes, tail_mean, tail_scale = coding.encode(quiet)
     assert not codes.any()
@@ -178,7 +183,7 @@ def test_all_tail_and_no_tail():
 
 
 def test_some_zeros_in_the_tail():
-    coding = Coding(0.01, 63, 1.5)
+    coding = coding_of(0.01, 63, 1.5)
     exact = torch.zeros(16, 3)
     exact[8:, 1] = 0.004
     found = decoded(coding, exact)
@@ -189,7 +194,7 @@ def test_some_zeros_in_the_tail():
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_a_view_does_not_depend_on_the_others(device: str):
-    coding = Coding(**Scores().model_dump())
+    coding = Coding()
     views = torch.stack([probabilities(seed=seed) for seed in range(5)]).to(device)
     together = coding.encode(views)
     for number, view in enumerate(views):
@@ -200,7 +205,7 @@ def test_a_view_does_not_depend_on_the_others(device: str):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_devices_agree():
-    coding = Coding(**Scores().model_dump())
+    coding = Coding()
     for ours, theirs in zip(
         coding.encode(probabilities()), coding.encode(probabilities().cuda()), strict=True
     ):
@@ -208,7 +213,7 @@ def test_devices_agree():
 
 
 def test_no_priors():
-    coding = Coding(0.01, 63, 1.5)
+    coding = coding_of(0.01, 63, 1.5)
     parts = coding.encode(torch.zeros(0, 4))
     assert [tuple(part.shape) for part in parts] == [(4, 0), (4,), (0,)]
     assert coding.decode(*parts).shape == (0, 4)
@@ -218,43 +223,65 @@ def test_not_a_number_is_refused():
     exact = probabilities()
     exact[3, 2] = torch.nan
     with pytest.raises(ValueError, match="not a number"):
-        Coding(0.01, 63, 1.5).encode(exact)
+        coding_of(0.01, 63, 1.5).encode(exact)
 
 
 @pytest.mark.parametrize(
-    ("cut", "levels", "power"), [(0, 9, 1), (1, 9, 1), (0.1, 1, 1), (0.1, 255, 1), (0.1, 9, 0)]
+    ("wrong", "message"),
+    [
+        ({"cut": 0}, "greater than 0"),
+        ({"cut": 1}, "less than 1"),
+        ({"levels": 1}, "greater than or equal to 2"),
+        ({"levels": 255}, "less than or equal to 254"),
+        ({"power": 0}, "greater than 0"),
+    ],
 )
-def test_wrong_settings_are_refused(cut: float, levels: int, power: float):
-    with pytest.raises(ValueError, match="0 < cut < 1, 2 <= levels <= 254"):
-        Coding(cut, levels, power)
+def test_wrong_settings_are_refused(wrong: dict[str, float], message: str):
+    (name,) = wrong
+    with pytest.raises(ValueError, match=f"1 validation error.*\n{name}\n.*{message}"):
+        Coding(**wrong)
 
 
-def test_sides():
-    sides = torch.cat([torch.linspace(-200, 200, 9001), torch.tensor([0.0, 1e-3, -1e-3])])
-    codes = encode_sides(sides)
+def test_distances():
+    distances = torch.cat([torch.linspace(-200, 200, 9001), torch.tensor([0.0, 1e-3, -1e-3])])
+    codes = encode_distances(distances)
     assert codes.dtype == torch.int8
-    found = decode_sides(codes)
-    within = sides.abs() <= SIDE_LIMIT
-    error = (found - sides).abs()[within]
-    # Half a step is 1.9 % of sqrt(side^2 + bend^2), and the curve bends a little within it.
-    assert (error <= 0.0195 * (sides[within].square() + SIDE_BEND**2).sqrt()).all()
-    torch.testing.assert_close(found[~within], sides[~within].sign() * SIDE_LIMIT)
-    assert float(decode_sides(encode_sides(torch.zeros(1)))) == 0
-    torch.testing.assert_close(encode_sides(found), codes, rtol=0, atol=0)
+    found = decode_distances(codes)
+    within = distances.abs() <= LONGEST
+    error = (found - distances).abs()[within]
+    # Half a step is 1.9 % of sqrt(distance^2 + bend^2), and the curve bends a little within it.
+    assert (error <= 0.0195 * (distances[within].square() + BEND**2).sqrt()).all()
+    torch.testing.assert_close(found[~within], distances[~within].sign() * LONGEST)
+    assert float(decode_distances(encode_distances(torch.zeros(1)))) == 0
+    torch.testing.assert_close(encode_distances(found), codes, rtol=0, atol=0)
 
 
-def test_shares():
-    shares = torch.cat([torch.linspace(0, 1, 4001), torch.tensor([1e-9])])
-    codes = encode_share(shares)
+@pytest.mark.parametrize(
+    ("distance", "code", "decoded"), [(1, 13, 1.03), (50, 102, 49.2), (-1, -13, -1.03)]
+)
+def test_the_examples_of_the_documentation(distance: float, code: int, decoded: float):
+    codes = encode_distances(torch.tensor([distance]))
+    assert codes.tolist() == [code]
+    assert decode_distances(codes).item() == pytest.approx(decoded, rel=0.005)
+
+
+def test_fractions():
+    fractions = torch.cat([torch.linspace(0, 1, 4001), torch.tensor([1e-9])])
+    codes = encode_fraction(fractions)
     assert codes.dtype == torch.uint8
-    assert torch.equal(codes == 0, shares == 0)
-    above = shares > 1 / 255
-    assert float((decode_share(codes) - shares).abs()[above].max()) <= 0.5 / 255 + 1e-6
-    assert decode_share(encode_share(torch.tensor([0.0, 1.0]))).tolist() == [0, 1]
+    assert torch.equal(codes == 0, fractions == 0)
+    above = fractions > 1 / 255
+    assert float((decode_fraction(codes) - fractions).abs()[above].max()) <= 0.5 / 255 + 1e-6
+    assert decode_fraction(encode_fraction(torch.tensor([0.0, 1.0]))).tolist() == [0, 1]
 
 
 def test_settings_of_a_store():
-    labels = Labels()
-    settings = SoftSettings.of(labels)
-    assert settings == SoftSettings(Coding(**labels.scores.model_dump()), labels.min_iou)
-    assert SoftSettings.of(Labels(soft=False)) is None
+    labels = Labels(scores=coding_of(0.3, 15, 4), min_iou=0.2)
+    settings = labels.soft_settings()
+    assert settings == SoftSettings(scores=coding_of(0.3, 15, 4), min_iou=0.2)
+    # What a fingerprint keeps of them.
+    plain = {"scores": {"cut": 0.3, "levels": 15, "power": 4.0}, "min_iou": 0.2}
+    assert settings.model_dump() == plain
+    assert SoftSettings.model_validate(plain) == settings
+    assert Labels().soft_settings() == SoftSettings(scores=Coding(), min_iou=Labels().min_iou)
+    assert Labels(soft=False).soft_settings() is None

@@ -9,19 +9,23 @@ import torch
 from mmcv.transforms import BaseTransform
 from mmdet.datasets.transforms import RandomCrop, RandomFlip, Resize
 from mmdet.models.dense_heads import LADHead
-from mmdet.models.losses import FocalLoss
 from mmdet.registry import MODELS, TRANSFORMS
 from mmengine.dataset import pseudo_collate
 
-from pipeline.data.dataset import load_data_info
-from pipeline.detector.build import build_detector, load_model_config, prior_grid
+from pipeline.assignment.paa import list_candidates
+from pipeline.data.dataset import load_split
+from pipeline.data.ground_truth import GroundTruth
+from pipeline.detector.build import build_detector, load_model_config
 from pipeline.detector.model_folder import load_model
-from pipeline.loading.replay import Attachments, ViewDataset, view_pipeline
-from pipeline.project.params import Student
+from pipeline.heads.paa import HeadOutputs, candidate_costs
+from pipeline.loading.dataset import ViewDataset
+from pipeline.loading.transforms import NO_LABELS, LabelTransforms, view_pipeline
 from pipeline.store.reader import LabelStore
-from pipeline.students.methods import cached_model, student_labels
-from pipeline.teacher_pass.teacher import class_costs
+from pipeline.students.cached import cached_model, student_labels
+from pipeline.students.settings import Student
 from pipeline.views.plan import view_plan
+from pipeline.views.priors import PriorGrid
+from tests.conftest import ROOT
 
 LOSSES = ("loss_cls", "loss_bbox", "loss_iou")
 
@@ -68,19 +72,19 @@ class MmdetView(BaseTransform):
 
 
 def dataset_of(labelled, transforms: list[dict[str, Any]]) -> ViewDataset:
-    data = load_data_info(labelled.paths)
+    train = load_split(labelled.paths, "train")
     return ViewDataset(
         plan=view_plan(labelled.params.views),
-        annotations=data.train.annotations,
-        images=data.train.images_folder,
-        classes=data.classes,
+        annotations=train.annotations,
+        images=train.images_folder,
+        classes=train.classes,
         pipeline=transforms,
     )
 
 
 def mmdets_views(labelled) -> ViewDataset:
     """What mmdet's online LAD would see of the views."""
-    transforms = view_pipeline(Attachments(meta_keys=["gt_instances_ids", "gt_ignore_flags"]))
+    transforms = view_pipeline(LabelTransforms(meta_keys=["gt_instances_ids", "gt_ignore_flags"]))
     return dataset_of(
         labelled,
         [dict(type=MmdetView.__name__) if t["type"] == "ReplayView" else t for t in transforms],
@@ -118,7 +122,7 @@ def test_every_assignment_equals_mmdets(
     request: pytest.FixtureRequest, plan: str, buckets: int
 ) -> None:
     labelled = request.getfixturevalue(plan)
-    data = load_data_info(labelled.paths)
+    classes = load_split(labelled.paths, "train").classes
     dataset = mmdets_views(labelled)
     single, double = (teacher_with(head, labelled) for head in (LADHead, DoubleLADHead))
     store = LabelStore(labelled.paths.labels)
@@ -128,12 +132,12 @@ def test_every_assignment_equals_mmdets(
         cached = store.assigned(view)
         item = dataset[view]
         result, sample = assign_online(single, item)
-        online = as_objects(result, sample, len(data.classes))
+        online = as_objects(result, sample, len(classes))
         if not np.array_equal(cached, online):
             # scikit-learn works in the type of its input, mmdet's float32. That its rounding makes
             # a tie here is shown by mmdet's own code on the same costs in float64: it agrees.
             result, sample = assign_online(double, item)
-            np.testing.assert_array_equal(cached, as_objects(result, sample, len(data.classes)))
+            np.testing.assert_array_equal(cached, as_objects(result, sample, len(classes)))
             ties += 1
         crowds += len(sample.ignored_instances)
         absent += len(dataset.get_data_info(view)["instances"])
@@ -153,22 +157,20 @@ def student_batch(
     labelled, views: list[int], method: str = "lad", seed: int = 0
 ) -> tuple[Any, dict[str, Any]]:
     """A cached student with random weights, and a batch for it."""
-    data = load_data_info(labelled.paths)
+    classes = load_split(labelled.paths, "train").classes
     torch.manual_seed(seed)
-    settings = Student(config=labelled.params.student("lad").config, method=method)
-    model = load_model_config(settings.config, len(data.classes))
+    settings = Student(config=labelled.params.students["lad"].config, method=method)
+    model = load_model_config(settings.config, len(classes))
     store = LabelStore(labelled.paths.labels)
     if method != "paa":
         model = cached_model(model, method, store)
     student = build_detector(model).train()
     student.init_weights()
-    labels = Attachments()
-    if method != "paa":
-        labels = student_labels(settings, store, prior_grid(student.bbox_head))
+    labels = student_labels(settings, store) if method != "paa" else NO_LABELS
     dataset = dataset_of(
         labelled,
         view_pipeline(
-            Attachments(
+            LabelTransforms(
                 [*labels.transforms, dict(type="KeepObjects")],
                 [*labels.meta_keys, "objects"],
                 labels.after_packing,
@@ -213,7 +215,7 @@ def test_losses_and_gradients_equal_mmdets_online_lad(
     assert len(views) >= 4
     student, batch = student_batch(labelled, views)
     detector, teacher = load_model(labelled.paths.teacher, "")
-    student_config = load_model_config(labelled.params.student("lad").config, 10)
+    student_config = load_model_config(labelled.params.students["lad"].config, 10)
     head = student_config.bbox_head
     online = MODELS.build(
         dict(
@@ -302,12 +304,40 @@ def test_a_batch_without_any_object_trains(labelled) -> None:
 
 @pytest.mark.parametrize("spread", [1, 8, 60])
 @pytest.mark.parametrize("settings", [{}, {"gamma": 1.5, "alpha": 0.3, "loss_weight": 0.7}])
-def test_class_costs_are_mmdets_to_the_last_bit(settings: dict[str, float], spread: float) -> None:
+def test_costs_are_mmdets_to_the_last_bit(settings: dict[str, float], spread: float) -> None:
+    """Those of `PAAHead.get_pos_loss`, of any of its losses."""
+    model = load_model_config(ROOT / "configs/paa_r18_quarter.py", 80)
+    model.bbox_head.loss_cls.update(settings)
+    head = build_detector(model).bbox_head
     random = torch.Generator().manual_seed(0)
-    scores = spread * torch.randn(500, 80, generator=random)
-    labels = torch.randint(80, (500,), generator=random)
-    loss = FocalLoss(use_sigmoid=True, **settings)
-    before = scores.clone()
-    expected = loss(scores, labels, reduction_override="none").sum(1)
-    assert torch.equal(class_costs(loss, scores, labels), expected)
-    assert torch.equal(scores, before)
+    padded = (192, 256)
+    grid = PriorGrid((8, 16, 32, 64, 128))
+    outputs = HeadOutputs(
+        *(
+            [
+                scale * torch.randn(1, channels, *shape, generator=random)
+                for shape in grid.level_shapes(padded)
+            ]
+            for channels, scale in ((80, spread), (4, 0.5), (1, 1))
+        )
+    )
+    corners = torch.rand(12, 2, generator=random) * 150
+    sizes = 10 + 60 * torch.rand(12, 2, generator=random)
+    boxes = torch.cat([corners, corners + sizes], 1)
+    labels = torch.randint(80, (12,), generator=random)
+    candidates = list_candidates(grid.priors(padded), GroundTruth.pad([boxes], [labels]))
+    assert len(candidates.prior) > 300
+
+    scores, deltas, _ = (part[0] for part in outputs.joined())
+    count = len(scores)
+    label, target = torch.full((count,), 80), torch.zeros(count, 4)
+    label[candidates.prior], target[candidates.prior] = candidates.labels, candidates.boxes
+    anchors = head.prior_generator.grid_priors(grid.level_shapes(padded), device="cpu")
+    (expected,) = head.get_pos_loss(
+        anchors, scores, deltas, label, torch.ones(count), target, torch.ones(count, 4),
+        candidates.prior,
+    )  # fmt: skip
+    before = [[level.clone() for level in maps] for maps in outputs]
+    assert torch.equal(candidate_costs(head, outputs, candidates), expected)
+    for maps, same in zip(outputs, before, strict=True):
+        assert all(torch.equal(*levels) for levels in zip(maps, same, strict=True))

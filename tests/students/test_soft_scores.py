@@ -8,32 +8,32 @@ import torch
 from mmdet.models.utils import levels_to_images
 from mmengine.dataset import pseudo_collate
 
-from pipeline.data.dataset import load_data_info
-from pipeline.detector.build import build_detector, load_model_config, prior_grid, without_downloads
+from pipeline.data.dataset import load_split
+from pipeline.detector.build import build_detector, load_model_config, without_downloads
 from pipeline.evaluation.evaluate import evaluate
+from pipeline.loading.dataset import view_dataset
 from pipeline.project.errors import UserError
-from pipeline.project.params import Student
 from pipeline.store.coding import TAIL
 from pipeline.store.reader import LabelStore
-from pipeline.students.methods import cached_model, overlap_threshold, student_labels
-from pipeline.students.train import train_student
-from pipeline.teacher_pass.labelling import load_teacher, view_dataset
+from pipeline.students.cached import cached_model, min_iou_of, student_labels
+from pipeline.students.settings import Student
+from pipeline.teacher_pass.label import load_teacher
 from pipeline.views.plan import view_plan
 
 
 def batch_of(labelled, method: str, views: list[int]):
     """A student with random weights, its batch, and the batch's samples."""
-    data = load_data_info(labelled.paths)
+    train = load_split(labelled.paths, "train")
     torch.manual_seed(0)
-    student = Student(config=labelled.params.student("lad").config, method=method)
+    student = Student(config=labelled.params.students["lad"].config, method=method)
     store = LabelStore(labelled.paths.labels)
-    model = load_model_config(student.config, len(data.classes))
+    model = load_model_config(student.config, len(train.classes))
     network = build_detector(cached_model(without_downloads(model), method, store)).train()
     network.init_weights()
-    labels = student_labels(student, store, prior_grid(network.bbox_head))
-    dataset = view_dataset(data, view_plan(labelled.params.views), labels)
+    labels = student_labels(student, store)
+    dataset = view_dataset(train, view_plan(labelled.params.views), labels)
     ready = network.data_preprocessor(pseudo_collate([dataset[view] for view in views]))
-    return network, ready["inputs"], ready["data_samples"], overlap_threshold(student)
+    return network, ready["inputs"], ready["data_samples"], min_iou_of(student)
 
 
 def divergence(t: np.ndarray, z: np.ndarray) -> np.ndarray:
@@ -74,15 +74,15 @@ def reference(labelled, network, features, samples, views, m, class_weight) -> d
         t = probabilities(store, view)
         z = scores[image].detach().double().numpy()[inside]
         cls += divergence(t.double().numpy(), z).sum()
-        overlap = soft.overlap / 255
-        kept = overlap > m
-        weight = overlap[kept]
+        max_iou = soft.max_iou / 255
+        kept = max_iou > m
+        weight = max_iou[kept]
         total += weight.sum()
         own = iou[image, :, 0].detach().double().numpy()[inside][kept]
         centre += divergence(soft.iou[kept] / 255, own).sum()
         middle = ((prior[:, :2] + prior[:, 2:]) / 2).numpy()[kept]
         stride = ((prior[:, 2] - prior[:, 0]) / 8).numpy()[kept, None]
-        sides = 2 * np.sinh(soft.boxes[kept] / 127 * np.arcsinh(64)) * stride
+        sides = 2 * np.sinh(soft.distances[kept] / 127 * np.arcsinh(64)) * stride
         teacher = np.concatenate([middle - sides[:, :2], middle + sides[:, 2:]], 1)
         student = head.bbox_coder.decode(
             prior[kept].float(), deltas[image].detach()[inside][kept]
@@ -125,11 +125,10 @@ def test_losses_equal_the_formula(labelled, method: str, class_weight: float, mi
 
 def test_stored_scores_are_the_teachers_within_the_coding(labelled) -> None:
     store = LabelStore(labelled.paths.labels)
-    data = load_data_info(labelled.paths)
-    teacher, _ = load_teacher(labelled.paths, data)
+    teacher, _ = load_teacher(labelled.paths, load_split(labelled.paths, "train"))
     views = np.flatnonzero(store.layout.table["bucket"] == 1)[:8].tolist()
     _, inputs, _, _ = batch_of(labelled, "soft", views)
-    live = torch.stack(levels_to_images(list(teacher.forward(inputs).scores))).sigmoid()
+    live = torch.stack(levels_to_images(list(teacher.forward(inputs).cls_scores))).sigmoid()
     for place, view in enumerate(views):
         decoded = probabilities(store, view)
         above = live[place] >= store.coding.cut + 1e-5
@@ -142,11 +141,11 @@ def test_stored_scores_are_the_teachers_within_the_coding(labelled) -> None:
 @pytest.mark.parametrize("method", ["soft", "solad"])
 def test_a_student_trains_and_is_an_ordinary_paa(labelled, tmp_path, method: str) -> None:
     project = labelled.copy(tmp_path)
-    config = project.params.student("lad").config
+    config = project.params.students["lad"].config
     project.change(students={method: {"config": config, "method": method}})
-    record = train_student(method, project.params, project.paths)
+    record = project.train(method)
     assert record["curves"]["loss"][-1] < record["curves"]["loss"][0]
-    evaluate(method, project.params, project.paths)
+    evaluate(method, project.params.evaluation, project.paths)
     assert json.loads(project.paths.metrics(method).read_text())["images"] == 8
 
 
@@ -154,16 +153,14 @@ def test_a_lower_overlap_than_the_stores_is_refused(labelled) -> None:
     student = Student(config="x", method="soft", min_iou=0.05)
     store = LabelStore(labelled.paths.labels)
     with pytest.raises(UserError, match=r"expected >= 0.1, got 0.05; .*labels.min_iou"):
-        student_labels(student, store, None)
+        student_labels(student, store)
 
 
 def test_a_store_without_soft_scores_is_refused(labelled, tmp_path) -> None:
-    from pipeline.teacher_pass.run import precompute_labels
-
     project = labelled.copy(tmp_path).change(labels={"soft": False})
-    precompute_labels(project.params, project.paths, replace=True)
+    project.fill_store(replace=True)
     store = LabelStore(project.paths.labels)
     with pytest.raises(UserError, match=r"has none; set labels.soft: true"):
-        student_labels(Student(config="x", method="solad"), store, None)
+        student_labels(Student(config="x", method="solad"), store)
     with pytest.raises(UserError, match="holds no soft scores"):
         store.soft(0)

@@ -11,18 +11,19 @@ from pathlib import Path
 import pytest
 import torch
 from distributed import Client, LocalCluster
-from test_memory import PAGES, new_pages
-from test_precompute import assert_same_stores
 
 import pipeline.teacher_pass.cluster
-from pipeline.data.dataset import load_data_info
+import pipeline.teacher_pass.fingerprint
+from pipeline.data.dataset import load_split
 from pipeline.project.errors import UserError
-from pipeline.project.params import Labels
+from pipeline.store.reader import LabelStore
 from pipeline.store.schema import Shard
 from pipeline.store.shard import read_number
 from pipeline.store.writer import StoreWriter
-from pipeline.teacher_pass.cluster import Share, TeacherPlugin
-from pipeline.teacher_pass.run import precompute_labels
+from pipeline.teacher_pass.cluster import MachineShare, TeacherPlugin
+from pipeline.teacher_pass.settings import Labels
+from tests.project.test_memory import PAGES, new_pages
+from tests.teacher_pass.test_run import assert_same_stores
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def local(labelled, tmp_path_factory) -> Path:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        precompute_labels(project.params, project.paths, replace=False)
+        project.fill_store()
     finally:
         torch.set_num_threads(threads)
     return project.paths.labels
@@ -79,7 +80,7 @@ def test_a_killed_worker_costs_its_shards_work_only(project, local) -> None:
     thread = threading.Thread(target=kill)
     thread.start()
     try:
-        report = precompute_labels(project.params, project.paths, replace=False)
+        report = project.fill_store()
     finally:
         finished.set()
         thread.join()
@@ -108,14 +109,14 @@ def scheduler() -> Iterator[str]:
 
 def test_an_existing_scheduler(project, local, scheduler) -> None:
     project.change(labels={"scheduler": scheduler})
-    precompute_labels(project.params, project.paths, replace=False)
+    project.fill_store()
     assert_same_stores(project.paths.labels, local)
 
 
 def test_a_worker_keeps_freed_memory(project, scheduler) -> None:
     """Dask starts it with malloc set to keep nothing."""
     project.change(labels={"scheduler": scheduler})
-    precompute_labels(project.params, project.paths, replace=False)
+    project.fill_store()
     with Client(scheduler, set_as_default=False) as client:
         # In the main thread; of another's memory glibc gives whole pieces of 64 MB back.
         (found,) = client.run(new_pages).values()
@@ -136,7 +137,7 @@ def test_an_error_in_a_worker_is_one_message(project, scheduler) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(StoreWriter, "create", classmethod(blocked))
         with pytest.raises(UserError, match="can't write .*labels.zarr") as error:
-            precompute_labels(project.params, project.paths, replace=False)
+            project.fill_store()
     assert "Traceback" not in str(error.value)
 
 
@@ -144,7 +145,7 @@ def test_no_scheduler_is_one_message(project, monkeypatch) -> None:
     monkeypatch.setattr(pipeline.teacher_pass.cluster, "CONNECT_SECONDS", 1)
     project.change(labels={"scheduler": "tcp://127.0.0.1:9"})
     with pytest.raises(UserError, match="no Dask scheduler answers at tcp://127.0.0.1:9"):
-        precompute_labels(project.params, project.paths, replace=False)
+        project.fill_store()
 
 
 class OneWorker:
@@ -153,8 +154,8 @@ class OneWorker:
 
 
 def test_a_complete_shard_is_not_labelled_again(labelled) -> None:
-    data = load_data_info(labelled.paths)
-    plugin = TeacherPlugin(labelled.paths, data, loaders=0, threads=1)
+    train = load_split(labelled.paths, "train")
+    plugin = TeacherPlugin(labelled.paths, train, loaders=0, threads=1)
     threads = torch.get_num_threads()
     plugin.setup(OneWorker())
     torch.set_num_threads(threads)
@@ -170,9 +171,29 @@ def test_a_worker_with_another_teacher_is_refused(labelled, tmp_path) -> None:
     content = torch.load(file, weights_only=True)
     content["state_dict"]["bbox_head.atss_cls.bias"] += 1
     torch.save(content, file)
-    plugin = TeacherPlugin(project.paths, load_data_info(project.paths), loaders=0, threads=1)
+    train = load_split(project.paths, "train")
+    plugin = TeacherPlugin(project.paths, train, loaders=0, threads=1)
     with pytest.raises(UserError, match=r"worker tcp://here.*\n  teacher.weights: expected"):
         plugin.setup(OneWorker())
+
+
+def test_a_worker_with_other_versions_is_refused(labelled, tmp_path, monkeypatch) -> None:
+    """While the store is unfinished, as it always is when a worker starts."""
+    project = labelled.copy(tmp_path)
+    store = LabelStore(project.paths.labels)
+    StoreWriter(project.paths.labels, store.layout).retract(next(store.layout.shards()))
+    train = load_split(project.paths, "train")
+    plugin = TeacherPlugin(project.paths, train, loaders=0, threads=1)
+    version = pipeline.teacher_pass.fingerprint.version
+    monkeypatch.setattr(
+        pipeline.teacher_pass.fingerprint,
+        "version",
+        lambda name: "99.1" if name == "torch" else version(name),
+    )
+    threads = torch.get_num_threads()
+    with pytest.raises(UserError, match=r"\n  versions.torch: expected 99.1, found "):
+        plugin.setup(OneWorker())
+    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("threads", [0, 2])
@@ -199,6 +220,6 @@ def test_how_a_machine_is_shared_out(monkeypatch) -> None:
     ]:
         monkeypatch.setattr(torch.cuda, "device_count", lambda n=gpus: n)
         labels = Labels(scheduler="cluster", cluster=cluster)
-        assert Share.of(labels) == Share(*expected)
-    assert Share.of(Labels(scheduler="tcp://a:1")).threads == 1
-    assert Share.of(Labels(scheduler="tcp://a:1", cluster={"threads": 3})).threads == 3
+        assert MachineShare.of(labels) == MachineShare(*expected)
+    assert MachineShare.of(Labels(scheduler="tcp://a:1")).threads == 1
+    assert MachineShare.of(Labels(scheduler="tcp://a:1", cluster={"threads": 3})).threads == 3

@@ -1,8 +1,13 @@
-"""The fingerprint: each field that differs is refused by name, and nothing in the store changes."""
+"""The fingerprint: each field that differs is refused by name, and nothing in the store changes.
+
+And what the fingerprint does not hold: code and library versions, which an unfinished store alone
+is bound to.
+"""
 
 import copy
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +16,19 @@ import pytest
 import torch
 from mmengine.config import Config
 
-import pipeline.teacher_pass.labelling
+import pipeline.store.fingerprint
+import pipeline.teacher_pass.fingerprint
 import pipeline.teacher_pass.run
 import pipeline.teacher_pass.shard_labeller
-from pipeline.ingest.prepare import prepare_data
+from pipeline.data.dataset import load_split
+from pipeline.detector.model_folder import read_weights
+from pipeline.project.digests import digest, flatten
 from pipeline.project.errors import UserError
-from pipeline.store.fingerprint import digest, flatten
 from pipeline.store.reader import LabelStore
-from pipeline.students.train import train_student
-from pipeline.teacher_pass.labelling import load_teacher
-from pipeline.teacher_pass.run import precompute_labels
+from pipeline.store.writer import StoreWriter
+from pipeline.teacher_pass.fingerprint import code_and_versions
+from pipeline.teacher_pass.label import load_teacher
+from tests.teacher_pass.test_run import assert_same_stores
 
 
 @pytest.fixture
@@ -50,19 +58,28 @@ def other(value: Any) -> Any:
     return "another"
 
 
-def restamp(store: Path, field: str, value: Any) -> None:
-    """Have a store say that it was made from something else, with right digests."""
+def rewrite(store: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the attributes of a store, with the right digest."""
     file = store / "zarr.json"
     content = json.loads(file.read_text())
     attributes = content["attributes"]
-    *places, last = field.split(".")
-    place = attributes["fingerprint"]
-    for name in places:
-        place = place[name]
-    place[last] = value
     del attributes["digest"]
+    change(attributes)
     attributes["digest"] = digest(attributes)
     file.write_text(json.dumps(content))
+
+
+def restamp(store: Path, field: str, value: Any, part: str = "fingerprint") -> None:
+    """Have a store say that it was made from something else, with right digests."""
+
+    def change(attributes: dict[str, Any]) -> None:
+        *places, last = field.split(".")
+        place = attributes[part]
+        for name in places:
+            place = place[name]
+        place[last] = value
+
+    rewrite(store, change)
 
 
 def refused_fields(call, *args, **kwargs) -> tuple[set[str], str]:
@@ -76,9 +93,10 @@ def refused_fields(call, *args, **kwargs) -> tuple[set[str], str]:
 
 
 def test_the_fingerprint_has_every_part(labelled) -> None:
-    fingerprint = LabelStore(labelled.paths.labels).fingerprint
-    names = {name for name, _ in flatten(fingerprint)}
+    store = LabelStore(labelled.paths.labels)
+    names = {name for name, _ in flatten(store.fingerprint)}
     assert names >= {
+        "labels_version",
         "teacher.weights",
         "teacher.model.backbone.depth",
         "teacher.model.bbox_head.anchor_generator.strides",
@@ -104,41 +122,46 @@ def test_the_fingerprint_has_every_part(labelled) -> None:
         "numerics.device",
         "numerics.dtype",
         "numerics.channels_last",
+    }
+    assert not any("init_cfg" in name or "test_cfg" in name for name in names)
+    # They bind an unfinished store alone.
+    others = {
         "code",
         "versions.torch",
         "versions.onedl-mmdetection",
         "versions.opencv-python-headless",
     }
-    assert not any("init_cfg" in name or "test_cfg" in name for name in names)
+    assert not any(name.split(".")[0] in ("code", "versions") for name in names)
+    assert {name for name, _ in flatten(store.made_with)} >= others
 
 
 def test_a_teacher_pass_refuses_a_store_in_which_any_field_differs(project, monkeypatch) -> None:
     store = project.paths.labels
-    loaded = load_teacher(project.paths, pipeline.teacher_pass.run.load_data_info(project.paths))
+    loaded = load_teacher(project.paths, load_split(project.paths, "train"))
     monkeypatch.setattr(pipeline.teacher_pass.run, "load_teacher", lambda *_: loaded)
+    maker = code_and_versions()  # half a second each time
+    monkeypatch.setattr(pipeline.teacher_pass.run, "code_and_versions", lambda: maker)
     pristine = (store / "zarr.json").read_bytes()
     for field, value in flatten(LabelStore(store).fingerprint):
         restamp(store, field, other(value))
         before = files(store)
-        fields, message = refused_fields(
-            precompute_labels, project.params, project.paths, replace=False
-        )
+        fields, message = refused_fields(project.fill_store)
         assert fields == {field}
         assert f"{field}: expected {value}, found {other(value)}" in message
         assert "--replace" in message
         assert files(store) == before, field
         (store / "zarr.json").write_bytes(pristine)
-    precompute_labels(project.params, project.paths, replace=False)
+    project.fill_store()
 
 
 def test_a_student_refuses_a_store_in_which_a_field_that_concerns_it_differs(project) -> None:
     store = project.paths.labels
     pristine = (store / "zarr.json").read_bytes()
-    parts = ("data", "views", "priors", "padding")
+    parts = ("labels_version", "data", "views", "priors", "padding")
     for field, value in flatten(LabelStore(store).fingerprint):
         if field.split(".")[0] in parts:
             restamp(store, field, other(value))
-            fields, message = refused_fields(train_student, "lad", project.params, project.paths)
+            fields, message = refused_fields(project.train, "lad")
             assert fields == {field}
             assert f"{field}: expected {value}, found {other(value)}" in message
             assert "--replace" in message
@@ -180,7 +203,7 @@ def change_data(project, edit) -> None:
         edit(content)
         file.write_text(json.dumps(content))
     project.change(data={"source": str(project.folder / "source")})
-    prepare_data(project.params, project.paths)
+    project.check_data()
 
 
 def change_class_order(project) -> None:
@@ -195,7 +218,7 @@ def change_a_box(project) -> None:
 
 
 def change_an_image(project) -> None:
-    first = json.loads((project.paths.data / "train.json").read_text())["images"][0]
+    first = json.loads(load_split(project.paths, "train").annotations.read_text())["images"][0]
     file = project.folder / "source" / "images" / first["file_name"]
     image = cv2.imread(str(file))
     image[0, 0] ^= 1
@@ -252,7 +275,7 @@ CHANGES = {
 def test_a_real_change_is_refused(project, change, fields: set[str]) -> None:
     change(project)
     before = files(project.paths.labels)
-    found, message = refused_fields(precompute_labels, project.params, project.paths, replace=False)
+    found, message = refused_fields(project.fill_store)
     assert found == fields
     assert "--replace" in message
     assert files(project.paths.labels) == before
@@ -260,51 +283,202 @@ def test_a_real_change_is_refused(project, change, fields: set[str]) -> None:
 
 def test_a_store_without_soft_scores_is_another(project) -> None:
     project.change(labels={"soft": False})
-    _, message = refused_fields(precompute_labels, project.params, project.paths, replace=False)
+    _, message = refused_fields(project.fill_store)
     assert "coding" in message
 
 
-@pytest.mark.parametrize(("found", "refused"), [("2.14.99", False), ("2.99.1", True)])
-def test_of_versions_two_numbers_count(
-    project, monkeypatch, capsys, found: str, refused: bool
+def test_another_version_of_labels_is_refused(project, labelled, monkeypatch) -> None:
+    """As if a commit had changed what decides labels, and had raised the number."""
+    monkeypatch.setattr(pipeline.store.fingerprint, "LABELS_VERSION", 2)
+    before = files(project.paths.labels)
+    for call in (project.fill_store, lambda: project.train("lad")):
+        fields, message = refused_fields(call)
+        assert fields == {"labels_version"}
+        assert "labels_version: expected 2, found 1" in message
+        assert "--replace" in message
+    assert files(project.paths.labels) == before
+    project.fill_store(replace=True)
+    assert LabelStore(project.paths.labels).fingerprint["labels_version"] == 2
+    assert_same_stores(project.paths.labels, labelled.paths.labels)
+    project.change(training={"epochs": 1}).train("lad")
+
+
+def upgrade_torch(project, monkeypatch) -> str:
+    """Have the code believe that it runs with another torch; the field in which stores differ."""
+    version = pipeline.teacher_pass.fingerprint.version
+    monkeypatch.setattr(
+        pipeline.teacher_pass.fingerprint,
+        "version",
+        lambda name: "99.1" if name == "torch" else version(name),
+    )
+    return "versions.torch"
+
+
+def made_with_older_torch(project, monkeypatch) -> str:
+    """Have the store say that it was made with another torch; the field."""
+    restamp(project.paths.labels, "versions.torch", "1.0", "made_with")
+    return "versions.torch"
+
+
+def made_with_other_code(project, monkeypatch) -> str:
+    """Have the store say that it was made with other code; the field."""
+    restamp(project.paths.labels, "code", "other", "made_with")
+    return "code"
+
+
+OTHERS = [upgrade_torch, made_with_older_torch, made_with_other_code]
+
+
+@pytest.mark.parametrize("other_maker", OTHERS)
+def test_a_finished_store_stays_valid_with_other_code_or_versions(
+    project, monkeypatch, capsys, other_maker
 ) -> None:
-    version = pipeline.teacher_pass.labelling.version
+    field = other_maker(project, monkeypatch)
+    monkeypatch.setattr(pipeline.teacher_pass.shard_labeller, "run_network", None)
+    before = files(project.paths.labels)
+    report = project.fill_store()
+    assert report == json.loads(project.paths.labels_report.read_text())
+    notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+    # The teacher of a copied project lies elsewhere.
+    assert {note.split(":")[1].strip() for note in notes} == {field, "teacher"}
+    assert all(note.endswith(" in the store; its labels stay valid") for note in notes)
+    record = project.change(training={"epochs": 1}).train("lad")
+    assert record["labels"] == "cached"
+    assert files(project.paths.labels) == before
 
-    def changed(name: str) -> str:
-        return found if name == "torch" else version(name)
 
-    monkeypatch.setattr(pipeline.teacher_pass.labelling, "version", changed)
-    monkeypatch.setattr(pipeline.teacher_pass.run, "version", changed)
-    if refused:
-        fields, message = refused_fields(
-            precompute_labels, project.params, project.paths, replace=False
-        )
-        assert fields == {"versions.torch"}
-        assert "expected 2.99, found 2.14" in message
-    else:
-        precompute_labels(project.params, project.paths, replace=False)
-        assert "note: versions.torch: expected 2.14.99, found " in capsys.readouterr().err
+def retract_a_shard(store: Path) -> None:
+    """Have a store be unfinished."""
+    layout = LabelStore(store).layout
+    StoreWriter(store, layout).retract(next(layout.shards()))
+
+
+@pytest.mark.parametrize("other_maker", OTHERS)
+def test_an_unfinished_store_is_not_continued_with_other_code_or_versions(
+    project, labelled, monkeypatch, capsys, other_maker
+) -> None:
+    retract_a_shard(project.paths.labels)
+    field = other_maker(project, monkeypatch)
+    before = files(project.paths.labels)
+    fields, message = refused_fields(project.fill_store)
+    assert fields == {field}
+    assert "unfinished" in message
+    assert "--replace" in message
+    assert files(project.paths.labels) == before
+    run_network = pipeline.teacher_pass.shard_labeller.run_network
+    batches: list[int] = []
+
+    def counted(*args):
+        batches.append(1)
+        return run_network(*args)
+
+    monkeypatch.setattr(pipeline.teacher_pass.shard_labeller, "run_network", counted)
+    capsys.readouterr()
+    project.fill_store(replace=True)
+    begun = f"a new store is begun: the unfinished store {project.paths.labels} was begun with"
+    assert f"note: {begun} other code or versions" in capsys.readouterr().err
+    assert len(batches) == 96 / 4  # every view, in batches of 4
+    assert_same_stores(project.paths.labels, labelled.paths.labels)
+    made_with = LabelStore(project.paths.labels).made_with
+    assert made_with["code"] == LabelStore(labelled.paths.labels).made_with["code"]
+    assert made_with["versions"]["torch"] == pipeline.teacher_pass.fingerprint.version("torch")
+
+
+def test_an_unfinished_store_is_continued_with_the_same_code_and_versions(
+    project, labelled, monkeypatch
+) -> None:
+    made = files(project.paths.labels)
+    retract_a_shard(project.paths.labels)
+    assert files(project.paths.labels) != made
+    run_network = pipeline.teacher_pass.shard_labeller.run_network
+    batches: list[int] = []
+
+    def counted(*args):
+        batches.append(1)
+        return run_network(*args)
+
+    monkeypatch.setattr(pipeline.teacher_pass.shard_labeller, "run_network", counted)
+    project.fill_store()
+    assert len(batches) == 2  # one shard of 8 views in batches of 4
+    assert files(project.paths.labels) == made
+
+
+def as_before_labels_had_a_version(attributes: dict[str, Any]) -> None:
+    """Turn a store's attributes into those of then.
+
+    The code and the first two numbers of library versions were part of the fingerprint, and the
+    code was not among what the store was made with.
+    """
+    del attributes["fingerprint"]["labels_version"]
+    del attributes["made_with"]["code"]
+    attributes["fingerprint"] |= {
+        "code": "5" * 64,
+        "versions": {
+            name: ".".join(version.split(".")[:2])
+            for name, version in attributes["made_with"]["versions"].items()
+        },
+    }
+
+
+@pytest.fixture
+def old(project):
+    """The project with a store, and its report, from before labels had a version."""
+    rewrite(project.paths.labels, as_before_labels_had_a_version)
+    attributes = json.loads((project.paths.labels / "zarr.json").read_text())["attributes"]
+    report = json.loads(project.paths.labels_report.read_text())
+    report["fingerprint"] = digest(attributes["fingerprint"])
+    project.paths.labels_report.write_text(json.dumps(report, indent=1))
+    return project
+
+
+def test_a_store_from_before_labels_had_a_version_is_version_1(
+    old, labelled, tmp_path_factory, monkeypatch, capsys
+) -> None:
+    new, store = LabelStore(labelled.paths.labels), LabelStore(old.paths.labels)
+    assert store.fingerprint == new.fingerprint
+    assert store.fingerprint["labels_version"] == 1
+    assert store.made_with == new.made_with | {"code": "5" * 64}
+    written, report = files(old.paths.labels), old.paths.labels_report.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline.teacher_pass.shard_labeller, "run_network", None)
+        assert old.fill_store() == json.loads(report)
+    assert "note: code: expected " in capsys.readouterr().err
+    assert old.paths.labels_report.read_bytes() == report
+    weights = []
+    for project in (old, labelled.copy(tmp_path_factory.mktemp("new"))):
+        project.change(training={"epochs": 1}).train("lad")
+        weights.append(read_weights(project.paths.model("lad") / "weights.pth"))
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert files(old.paths.labels) == written
+
+
+def test_a_store_from_before_labels_had_a_version_is_refused_by_a_later_one(
+    old, monkeypatch
+) -> None:
+    monkeypatch.setattr(pipeline.store.fingerprint, "LABELS_VERSION", 2)
+    for call in (old.fill_store, lambda: old.train("lad")):
+        fields, message = refused_fields(call)
+        assert fields == {"labels_version"}
+        assert "labels_version: expected 2, found 1" in message
+
+
+def test_an_unfinished_store_from_before_labels_had_a_version_is_not_continued(old) -> None:
+    """The code that began it is not this one."""
+    retract_a_shard(old.paths.labels)
+    fields, message = refused_fields(old.fill_store)
+    assert fields == {"code"}
+    assert f"found {'5' * 64}" in message
 
 
 def test_what_can_not_change_labels_is_shown_and_changes_nothing(
     project, monkeypatch, capsys
 ) -> None:
-    monkeypatch.setattr(pipeline.teacher_pass.shard_labeller, "look", None)
+    monkeypatch.setattr(pipeline.teacher_pass.shard_labeller, "run_network", None)
     before = files(project.paths.labels)
     project.change(labels={"batch_size": 3, "workers": 1, "shard_rows": 5})
-    precompute_labels(project.params, project.paths, replace=True)
+    project.fill_store(replace=True)
     shown = capsys.readouterr().err
     assert "note: batch_size: expected 3, found 4 in the store; its labels stay valid" in shown
     assert "note: workers: expected 1, found 0 in the store" in shown
     assert files(project.paths.labels) == before
-
-
-def test_comments_and_docstrings_are_no_code() -> None:
-    bare = "def f(x):\n    return x + 1"
-    text = (
-        '"""What\nit is for."""\n\n\ndef f(x):  # why\n'
-        '    """Add one."""\n    # more\n    return x + 1\n'
-    )
-    assert pipeline.teacher_pass.labelling._bare_code(text) == bare
-    assert pipeline.teacher_pass.labelling._bare_code(text.replace("x + 1", "x + 2")) != bare
-    assert pipeline.teacher_pass.labelling._bare_code('a = "#"  # a hash') == 'a = "#"'

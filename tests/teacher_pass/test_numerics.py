@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.data.dataset import load_data_info
+from pipeline.data.dataset import load_split
 from pipeline.store.reader import LabelStore
-from pipeline.teacher_pass.labelling import load_teacher
-from pipeline.teacher_pass.run import precompute_labels
+from pipeline.teacher_pass.label import load_teacher
 from pipeline.teacher_pass.teacher import Numerics
 from pipeline.verification.verify import verify_labels
 
@@ -28,32 +27,32 @@ def positives(store: LabelStore) -> set[tuple[int, int, int]]:
 )
 def test_labels_are_mostly_the_same_and_verified(labelled, tmp_path, settings, agree) -> None:
     project = labelled.copy(tmp_path).change(labels=settings)
-    precompute_labels(project.params, project.paths, replace=True)
+    project.fill_store(replace=True)
     exact, other = (positives(LabelStore(p.paths.labels)) for p in (labelled, project))
     assert len(exact & other) / len(exact | other) > agree
-    found = verify_labels(project.params, project.paths, sample=24, with_teacher=True)
+    found = verify_labels(project.paths, sample=24, with_teacher=True)
     assert found.recomputed_views >= 24
     assert not found.problems
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_the_network_alone_computes_in_half_precision(labelled, dtype: str) -> None:
-    data = load_data_info(labelled.paths)
+    train = load_split(labelled.paths, "train")
     images = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
-    exact = load_teacher(labelled.paths, data)[0].forward(images)
-    teacher, _ = load_teacher(labelled.paths, data, Numerics(dtype))
+    exact = load_teacher(labelled.paths, train)[0].forward(images)
+    teacher, _ = load_teacher(labelled.paths, train, Numerics(dtype))
     with torch.autocast("cpu", getattr(torch, dtype)):
         expected = teacher.head(teacher.detector.extract_feat(images))[0][0]
     found = teacher.forward(images)
     for part in found.joined():
         assert part.dtype == torch.float32
-    assert torch.equal(found.scores[0], expected.float())
-    assert not torch.equal(found.scores[0], exact.scores[0])
+    assert torch.equal(found.cls_scores[0], expected.float())
+    assert not torch.equal(found.cls_scores[0], exact.cls_scores[0])
 
 
 def test_channels_last_is_the_layout_of_weights(labelled) -> None:
-    data = load_data_info(labelled.paths)
-    teacher, _ = load_teacher(labelled.paths, data, Numerics(channels_last=True))
+    train = load_split(labelled.paths, "train")
+    teacher, _ = load_teacher(labelled.paths, train, Numerics(channels_last=True))
     weight = teacher.detector.backbone.layer1[0].conv1.weight
     assert weight.is_contiguous(memory_format=torch.channels_last)
     assert not weight.is_contiguous()

@@ -18,16 +18,15 @@ import torch
 import zarr
 from mmengine.logging import HistoryBuffer
 
+import pipeline.teacher_pass.open_store
 import pipeline.teacher_pass.run
 import pipeline.teacher_pass.shard_labeller
 from pipeline.data.coco import load_images, objects_digest
-from pipeline.data.dataset import load_data_info
+from pipeline.data.dataset import load_split
 from pipeline.project.errors import UserError
 from pipeline.store.reader import LabelStore
 from pipeline.store.schema import MISSING
-from pipeline.teacher.make import make_teacher
-from pipeline.teacher_pass.labelling import load_teacher
-from pipeline.teacher_pass.run import precompute_labels
+from pipeline.teacher_pass.label import load_teacher
 
 
 @pytest.fixture
@@ -72,7 +71,7 @@ def test_fast_reads_equal_zarr_and_tensorstore(labelled) -> None:
 
 
 def test_the_view_table_names_every_view_of_every_image(labelled) -> None:
-    images = load_images(labelled.paths.data / "train.json")
+    images = load_images(load_split(labelled.paths, "train").annotations)
     table = LabelStore(labelled.paths.labels).layout.table
     assert table["image_id"].tolist() == [image.image_id for image in images for _ in range(4)]
     assert table["view"].tolist() == [0, 1, 2, 3] * len(images)
@@ -83,7 +82,7 @@ def test_an_interrupted_pass_continues_without_repeating_work(
     project, labelled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.rmtree(project.paths.labels)
-    look = pipeline.teacher_pass.shard_labeller.look
+    run_network = pipeline.teacher_pass.shard_labeller.run_network
     calls = 0
 
     def interrupted(*args):
@@ -91,14 +90,14 @@ def test_an_interrupted_pass_continues_without_repeating_work(
         calls += 1
         if calls == 9:
             raise KeyboardInterrupt
-        return look(*args)
+        return run_network(*args)
 
-    monkeypatch.setattr(pipeline.teacher_pass.shard_labeller, "look", interrupted)
+    monkeypatch.setattr(pipeline.teacher_pass.shard_labeller, "run_network", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        precompute_labels(project.params, project.paths, replace=False)
+        project.fill_store()
     assert LabelStore(project.paths.labels).missing_shards() == 12 - 4
     calls = 100
-    precompute_labels(project.params, project.paths, replace=False)
+    project.fill_store()
     assert calls - 100 == 16  # 8 shards of 8 views in batches of 4
     assert_same_stores(project.paths.labels, labelled.paths.labels)
 
@@ -109,7 +108,7 @@ def test_a_torn_shard_is_written_again(project, labelled) -> None:
     group[f"buckets/{name}/complete"][1] = 0
     torn = project.paths.labels / "buckets" / name / "assigned_gt/c/1/0"
     torn.write_bytes(torn.read_bytes()[:50])
-    precompute_labels(project.params, project.paths, replace=False)
+    project.fill_store()
     assert_same_stores(project.paths.labels, labelled.paths.labels)
 
 
@@ -119,7 +118,7 @@ def test_a_torn_completion_flag_is_not_set(project, labelled, content: bytes | N
     flag = project.paths.labels / "buckets" / name / "complete/c/1"
     flag.write_bytes(content) if content is not None else flag.unlink()
     assert LabelStore(project.paths.labels).missing_shards() == 1
-    precompute_labels(project.params, project.paths, replace=False)
+    project.fill_store()
     assert_same_stores(project.paths.labels, labelled.paths.labels)
 
 
@@ -132,15 +131,15 @@ def test_a_damaged_shard_is_made_again_alone(
                 if f.is_file()) if array != "fallbacks" else (
                     project.paths.labels / "buckets" / name / "fallbacks/c/1")  # fmt: skip
     damage(file, "flip in a row" if array != "fallbacks" else "truncate")
-    look = pipeline.teacher_pass.shard_labeller.look
+    run_network = pipeline.teacher_pass.shard_labeller.run_network
     calls: list[int] = []
 
     def counted(*args):
         calls.append(1)
-        return look(*args)
+        return run_network(*args)
 
-    monkeypatch.setattr(pipeline.teacher_pass.shard_labeller, "look", counted)
-    precompute_labels(project.params, project.paths, replace=False)
+    monkeypatch.setattr(pipeline.teacher_pass.shard_labeller, "run_network", counted)
+    project.fill_store()
     assert len(calls) == 2  # one shard of 8 views in batches of 4
     assert f"shard is made again: {array}" in capsys.readouterr().err
     assert_same_stores(project.paths.labels, labelled.paths.labels)
@@ -150,8 +149,8 @@ def test_what_killed_runs_leave_is_removed(project, labelled) -> None:
     store = project.paths.labels
     half = store.with_name("labels.zarr.partial")
     shutil.copytree(store / "views", half / "views")
-    store.rename(store.with_name("labels.zarr.old"))  # killed inside `--replace`
-    precompute_labels(project.params, project.paths, replace=False)
+    store.rename(store.with_name("labels.zarr.removed"))  # killed inside `--replace`
+    project.fill_store()
     assert {file.name for file in store.parent.glob("labels.*")} == {
         "labels.zarr", "labels.zarr.lock", "labels.json"}  # fmt: skip
     assert_same_stores(store, labelled.paths.labels)
@@ -163,19 +162,19 @@ def test_the_report_of_a_continued_pass_is_that_of_the_whole(project, monkeypatc
     label_rows = pipeline.teacher_pass.shard_labeller.label_rows
     sizes: list[int] = []
 
-    def slow(teacher, seen, soft):
-        sizes.append(len(seen.objects))
+    def slow(teacher, views, soft):
+        sizes.append(len(views.truth.boxes))
         if len(sizes) == 5:
             raise KeyboardInterrupt
         time.sleep(0.2)
-        return label_rows(teacher, seen, soft)[0], 3
+        return label_rows(teacher, views, soft)[0], 3
 
     monkeypatch.setattr(pipeline.teacher_pass.shard_labeller, "label_rows", slow)
     with pytest.raises(KeyboardInterrupt):
-        precompute_labels(project.params, project.paths, replace=False)
+        project.fill_store()
     monkeypatch.setattr(time, "sleep", lambda _: None)
     project.change(labels={"batch_size": 8})
-    report = precompute_labels(project.params, project.paths, replace=False)
+    report = project.fill_store()
     assert sizes == [4] * 25
     assert report["fallback_objects"] == 24 * 3
     assert report["seconds"] > 4 * 0.2
@@ -183,7 +182,7 @@ def test_the_report_of_a_continued_pass_is_that_of_the_whole(project, monkeypatc
     assert json.loads(project.paths.labels_report.read_text()) == report
     # Killed after the last shard, before the report.
     project.paths.labels_report.rename(project.paths.labels_report.with_suffix(".json.partial"))
-    again = precompute_labels(project.params, project.paths, replace=False)
+    again = project.fill_store()
     assert again["fallback_objects"] == 24 * 3
     assert again["seconds"] == pytest.approx(report["seconds"])
 
@@ -194,14 +193,14 @@ def test_a_bucket_may_have_a_batch_size_of_its_own(project, labelled, monkeypatc
     label_rows = pipeline.teacher_pass.shard_labeller.label_rows
     sizes: dict[str, set[int]] = {}
 
-    def noted(teacher, seen, soft):
-        sizes.setdefault("{}x{}".format(*seen.padded), set()).add(len(seen.objects))
-        return label_rows(teacher, seen, soft)
+    def noted(teacher, views, soft):
+        sizes.setdefault("{}x{}".format(*views.padded), set()).add(len(views.truth.boxes))
+        return label_rows(teacher, views, soft)
 
     monkeypatch.setattr(pipeline.teacher_pass.shard_labeller, "label_rows", noted)
     first, *others = (bucket.name for bucket in LabelStore(labelled.paths.labels).layout.buckets)
     project.change(labels={"bucket_batch_sizes": {first: 2}})
-    precompute_labels(project.params, project.paths, replace=False)
+    project.fill_store()
     assert sizes == {first: {2}} | {name: {4} for name in others}
     assert LabelStore(labels).made_with["bucket_batch_sizes"] == {first: 2}
 
@@ -209,13 +208,13 @@ def test_a_bucket_may_have_a_batch_size_of_its_own(project, labelled, monkeypatc
 def test_a_batch_size_of_a_bucket_that_is_not_there_is_refused(project) -> None:
     project.change(labels={"bucket_batch_sizes": {"192x255": 2}})
     with pytest.raises(UserError, match="no view is padded to 192x255.*did you mean '192x256'"):
-        precompute_labels(project.params, project.paths, replace=False)
+        project.fill_store()
 
 
 def test_the_report_of_another_store_does_not_count(project) -> None:
     report = json.loads(project.paths.labels_report.read_text())
     project.paths.labels_report.write_text(json.dumps(report | {"fingerprint": "x", "views": 5}))
-    assert precompute_labels(project.params, project.paths, replace=False)["views"] == 96
+    assert project.fill_store()["views"] == 96
 
 
 @pytest.mark.parametrize("limit", [300, 3000], ids=["making the store", "writing a shard"])
@@ -223,7 +222,7 @@ def test_a_full_disk_is_one_message(project, labelled, monkeypatch, limit: int) 
     """A limit on the size of files stands in for it: EFBIG instead of ENOSPC."""
     store = project.paths.labels
     # Loading a config writes a copy of it.
-    loaded = load_teacher(project.paths, load_data_info(project.paths))
+    loaded = load_teacher(project.paths, load_split(project.paths, "train"))
     monkeypatch.setattr(pipeline.teacher_pass.run, "load_teacher", lambda *_: loaded)
     if limit == 3000:
         group = zarr.open_group(store, mode="r+")
@@ -235,31 +234,29 @@ def test_a_full_disk_is_one_message(project, labelled, monkeypatch, limit: int) 
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, unlimited[1]))
     try:
         with pytest.raises(UserError) as error:
-            precompute_labels(project.params, project.paths, replace=False)
+            project.fill_store()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
     assert f"can't write {store}: {os.strerror(errno.EFBIG)}; finished shards stay" in str(
         error.value
     )
     assert "run `lad labels` again" in str(error.value)
-    precompute_labels(project.params, project.paths, replace=False)
+    project.fill_store()
     assert_same_stores(store, labelled.paths.labels)
 
 
 def test_a_finished_store_is_left_alone(project, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline.teacher_pass.shard_labeller, "look", None)
-    report = precompute_labels(project.params, project.paths, replace=False)
+    monkeypatch.setattr(pipeline.teacher_pass.shard_labeller, "run_network", None)
+    report = project.fill_store()
     assert report == json.loads(project.paths.labels_report.read_text())
 
 
 def test_an_unfinished_store_trains_no_student(project) -> None:
-    from pipeline.students.train import train_student
-
     group = zarr.open_group(project.paths.labels, mode="r+")
     name = LabelStore(project.paths.labels).layout.buckets[0].name
     group[f"buckets/{name}/complete"][1] = 0
     with pytest.raises(UserError, match="lacks 1 of 12 shards; run `lad labels` to continue"):
-        train_student("lad", project.params, project.paths)
+        project.train("lad")
 
 
 def test_another_teacher_needs_replace(project) -> None:
@@ -269,11 +266,11 @@ def test_another_teacher_needs_replace(project) -> None:
     content["state_dict"]["bbox_head.atss_cls.bias"] += 1
     torch.save(content, file)
     with pytest.raises(UserError, match=r"teacher.weights: expected \w+, found \w+") as error:
-        precompute_labels(project.params, project.paths, replace=False)
+        project.fill_store()
     assert "--replace" in str(error.value)
     assert all((array == before[name]).all() for name, array in
                contents(project.paths.labels).items())  # fmt: skip
-    precompute_labels(project.params, project.paths, replace=True)
+    project.fill_store(replace=True)
     after = contents(project.paths.labels)
     assert any((array != before[name]).any() for name, array in after.items())
 
@@ -294,14 +291,14 @@ def test_a_second_writer_is_kept_out(project) -> None:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         other.stdout.readline()
         with pytest.raises(UserError, match=r"\(pid 77 on a machine\) is writing the store"):
-            precompute_labels(project.params, project.paths, replace=False)
+            project.fill_store()
         other.stdin.close()
-    precompute_labels(project.params, project.paths, replace=False)
+    project.fill_store()
 
 
 def test_loader_processes_that_outlive_a_kill_hold_no_lock(project) -> None:
     reading, writing = os.pipe()
-    with pipeline.teacher_pass.run._only_writer(project.paths.labels):
+    with pipeline.teacher_pass.open_store.only_writer(project.paths.labels):
         child = os.fork()
         if child == 0:
             os.read(reading, 1)
@@ -397,27 +394,27 @@ class TestTeacherCheckpoints:
         own = project.folder / "own.pth"
         shutil.copy(project.paths.teacher / "weights.pth", own)
         project.change(teacher={"checkpoint": str(own)})
-        assert make_teacher(project.params, project.paths)["checkpoint"] == str(own)
-        precompute_labels(project.params, project.paths, replace=False)  # the same fingerprint
+        assert project.make_teacher()["checkpoint"] == str(own)
+        project.fill_store()  # the same fingerprint
 
     def test_missing(self, project) -> None:
         project.change(teacher={"checkpoint": "nowhere.pth"})
         with pytest.raises(UserError, match="the checkpoint nowhere.pth does not exist"):
-            make_teacher(project.params, project.paths)
+            project.make_teacher()
 
     def test_no_checkpoint(self, project) -> None:
         file = project.folder / "text.pth"
         file.write_text("hello")
         project.change(teacher={"checkpoint": str(file)})
         with pytest.raises(UserError, match="checkpoint"):
-            make_teacher(project.params, project.paths)
+            project.make_teacher()
 
     def test_of_another_architecture(self, project) -> None:
         file = project.folder / "other.pth"
         torch.save({"state_dict": {"backbone.conv1.weight": torch.zeros(3)}}, file)
         project.change(teacher={"checkpoint": str(file)})
         with pytest.raises(UserError, match=r"do not fit the model .* is missing; .* more"):
-            make_teacher(project.params, project.paths)
+            project.make_teacher()
 
     def test_code_is_not_run(self, project) -> None:
         ran = project.folder / "ran"
@@ -425,7 +422,7 @@ class TestTeacherCheckpoints:
         torch.save({"state_dict": {}, "meta": Evil(ran)}, file)
         project.change(teacher={"checkpoint": str(file)})
         with pytest.raises(UserError, match="trust_checkpoint: true"):
-            make_teacher(project.params, project.paths)
+            project.make_teacher()
         assert not ran.exists()
 
     def test_of_a_runner(self, project) -> None:
@@ -437,10 +434,10 @@ class TestTeacherCheckpoints:
         )
         project.change(teacher={"checkpoint": str(runner_checkpoint)})
         with pytest.raises(UserError, match="HistoryBuffer.*trust_checkpoint"):
-            make_teacher(project.params, project.paths)
+            project.make_teacher()
         project.change(teacher={"trust_checkpoint": True})
-        make_teacher(project.params, project.paths)
-        precompute_labels(project.params, project.paths, replace=False)  # the same fingerprint
+        project.make_teacher()
+        project.fill_store()  # the same fingerprint
 
 
 class Evil:
@@ -469,27 +466,23 @@ def test_configs_that_do_not_work(project, text: str | None, message: str) -> No
         file.write_text(text)
     project.change(teacher={"config": str(file)})
     with pytest.raises(UserError, match=message):
-        make_teacher(project.params, project.paths)
+        project.make_teacher()
 
 
 def test_a_teacher_of_other_classes_is_refused(project) -> None:
-    file = project.paths.data / "data.json"
+    file = project.paths.split("train") / "split.json"
     content = json.loads(file.read_text())
     content["classes"] = content["classes"][:-1]
     file.write_text(json.dumps(content))
     with pytest.raises(UserError, match="knows 10 classes, the data set has 9"):
-        precompute_labels(project.params, project.paths, replace=False)
+        project.fill_store()
 
 
 def test_a_config_of_mmdets_zoo_is_a_teacher_config() -> None:
     import mmdet
 
-    from pipeline.detector.build import (
-        build_detector,
-        load_model_config,
-        prior_grid,
-        without_downloads,
-    )
+    from pipeline.detector.build import build_detector, load_model_config, without_downloads
+    from pipeline.heads.paa import prior_grid
 
     file = Path(mmdet.__file__).parent / ".mim/configs/paa/paa_r50_fpn_1x_coco.py"
     model = load_model_config(file, num_classes=3)

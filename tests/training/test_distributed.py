@@ -96,7 +96,8 @@ def test_two_processes_share_an_epoch(labelled, tmp_path) -> None:
 
 def test_torchrun_is_for_trainings(monkeypatch) -> None:
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
-    with pytest.raises(UserError, match="torchrun is for `lad teacher`, `lad student`, `lad col"):
+    commands = "`lad teacher`, `lad student`, `lad online`, `lad colearn`"
+    with pytest.raises(UserError, match=f"torchrun is for {commands}; run `lad data` without"):
         lad.main(["data"], standalone_mode=False)
 
 

@@ -7,13 +7,12 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 
-from pipeline.data.dataset import load_data_info
+from pipeline.data.dataset import load_split
 from pipeline.detector.model_folder import load_model, read_weights
 from pipeline.evaluation.evaluate import evaluate
-from pipeline.loading.replay import ViewSampler
+from pipeline.loading.dataset import view_dataset
+from pipeline.loading.sampler import ViewSampler
 from pipeline.project.errors import UserError
-from pipeline.students.train import train_student
-from pipeline.teacher_pass.run import view_dataset
 from pipeline.views.plan import view_plan
 from tests.conftest import with_hook
 
@@ -36,7 +35,7 @@ def test_a_student_does_not_depend_on_its_workers(project) -> None:
     found = []
     for workers in (0, 2):
         project.change(training={"workers": workers, "epochs": 1})
-        train_student("lad", project.params, project.paths)
+        project.train("lad")
         found.append(weights(project, "lad"))
     assert_equal_weights(*found)
 
@@ -45,7 +44,7 @@ def test_a_student_does_not_depend_on_its_workers(project) -> None:
 def test_an_interrupted_training_continues_to_the_same_weights(
     project, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train_student(method, project.params, project.paths)
+    project.train(method)
     uninterrupted = weights(project, method)
     steps = json.loads((project.paths.model(method) / "training.json").read_text())["steps"]
     assert not project.paths.run(method).exists()
@@ -57,9 +56,9 @@ def test_an_interrupted_training_continues_to_the_same_weights(
 
     with_hook(monkeypatch, Interrupt)
     with pytest.raises(KeyboardInterrupt):
-        train_student(method, project.params, project.paths)
+        project.train(method)
     monkeypatch.undo()
-    train_student(method, project.params, project.paths)
+    project.train(method)
     assert_equal_weights(weights(project, method), uninterrupted)
     record = json.loads((project.paths.model(method) / "training.json").read_text())
     assert record["steps"] == steps == len(record["curves"]["loss"])
@@ -85,7 +84,7 @@ def test_the_memory_format_of_a_training(
             )
 
     with_hook(monkeypatch, Watch)
-    train_student("lad", project.params, project.paths)
+    project.train("lad")
     assert formats == {channels_last}
     assert all(one.is_contiguous() for one in weights(project, "lad").values())
 
@@ -94,15 +93,15 @@ def test_a_seed_gives_the_same_first_weights_in_each_memory_format(project) -> N
     first = []
     for channels_last in (True, False):
         project.change(training={"epochs": 1, "channels_last": channels_last})
-        first.append(train_student("lad", project.params, project.paths)["curves"]["loss"][0])
+        first.append(project.train("lad")["curves"]["loss"][0])
     assert first[0] == pytest.approx(first[1], rel=1e-4)
 
 
 def test_other_settings_start_anew(project) -> None:
-    train_student("lad", project.params, project.paths)
+    project.train("lad")
     first = weights(project, "lad")
     project.change(training={"seed": 1})
-    train_student("lad", project.params, project.paths)
+    project.train("lad")
     second = weights(project, "lad")
     assert not all(torch.equal(first[key], second[key]) for key in first)
 
@@ -111,17 +110,17 @@ def test_trainings_that_begin_in_the_same_second_have_their_own_records(
     project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("time.strftime", lambda *_: "20260101_000000")
-    first = train_student("lad", project.params, project.paths)
-    second = train_student("lad", project.params, project.paths)
+    first = project.train("lad")
+    second = project.train("lad")
     assert second["steps"] == first["steps"] == len(second["curves"]["loss"])
 
 
 def test_a_student_is_an_ordinary_paa_checkpoint(project) -> None:
-    train_student("lad", project.params, project.paths)
+    project.train("lad")
     detector, model = load_model(project.paths.model("lad"), "")
     assert model.type == "PAA"
     assert type(detector).__name__ == "PAA"
-    metrics = evaluate("lad", project.params, project.paths)
+    metrics = evaluate("lad", project.params.evaluation, project.paths)
     assert metrics["images"] == 8
     assert 0 <= metrics["AP"] <= metrics["AP50"] <= 1
     assert json.loads(project.paths.metrics("lad").read_text()) == metrics
@@ -129,12 +128,12 @@ def test_a_student_is_an_ordinary_paa_checkpoint(project) -> None:
 
 def test_no_teacher_is_needed(project) -> None:
     shutil.rmtree(project.paths.teacher)
-    train_student("lad", project.params, project.paths)
+    project.train("lad")
     assert (project.paths.model("lad") / "weights.pth").is_file()
 
 
 def test_every_image_shows_once_an_epoch_in_views_that_change(labelled) -> None:
-    dataset = view_dataset(load_data_info(labelled.paths), view_plan(labelled.params.views))
+    dataset = view_dataset(load_split(labelled.paths, "train"), view_plan(labelled.params.views))
     sampler = ViewSampler(dataset, seed=0)
     epochs = []
     for epoch in range(6):
@@ -159,60 +158,60 @@ REFUSALS = [
 def test_a_store_of_other_views_is_refused(project, change: dict, message: str) -> None:
     project.change(**change)
     with pytest.raises(UserError, match=message) as error:
-        train_student("lad", project.params, project.paths)
+        project.train("lad")
     assert "lad labels --replace" in str(error.value)
-    train_student("paa", project.change(training={"epochs": 1}).params, project.paths)
+    project.change(training={"epochs": 1}).train("paa")
 
 
 def test_a_store_of_other_annotations_is_refused(project) -> None:
-    file = project.paths.data / "data.json"
+    file = project.paths.split("train") / "split.json"
     content = json.loads(file.read_text())
-    content["train"]["annotations_digest"] = "other"
+    content["annotations_digest"] = "other"
     file.write_text(json.dumps(content))
     with pytest.raises(UserError, match=r"data.annotations: expected other, found [0-9a-f]{64}"):
-        train_student("lad", project.params, project.paths)
+        project.train("lad")
 
 
 def test_objects_that_moved_are_noticed(project) -> None:
-    # The digests in data.json stay: the check is that of each view's own objects.
-    file = project.paths.data / "train.json"
+    # The digests in split.json stay: the check is that of each view's own objects.
+    file = load_split(project.paths, "train").annotations
     content = json.loads(file.read_text())
     for annotation in content["annotations"]:
         annotation["bbox"][0] += 1
     file.write_text(json.dumps(content))
     with pytest.raises(UserError, match="the objects of image .* are not those"):
-        train_student("lad", project.params, project.paths)
+        project.train("lad")
 
 
 def test_other_priors_are_refused(project, tmp_path) -> None:
     config = tmp_path / "other.py"
-    base = project.params.student("lad").config
+    base = project.params.students["lad"].config
     config.write_text(
         f"_base_ = {base!r}\n"
         "model = dict(bbox_head=dict(anchor_generator=dict(octave_base_scale=4)))\n"
     )
     project.change(students={"lad": {"config": str(config), "method": "lad"}})
     with pytest.raises(UserError, match=r"priors.scale: expected 4.0, found 8.0"):
-        train_student("lad", project.params, project.paths)
+        project.train("lad")
 
 
 def test_no_store(project) -> None:
     shutil.rmtree(project.paths.labels)
     with pytest.raises(UserError, match="there is no label store at .*; run `lad labels`"):
-        train_student("lad", project.params, project.paths)
+        project.train("lad")
 
 
 def test_mixed_precision_needs_a_gpu(project) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
     with pytest.raises(UserError, match="mixed precision needs a GPU"):
-        train_student("lad", project.change(training={"amp": True}).params, project.paths)
+        project.change(training={"amp": True}).train("lad")
 
 
 def test_an_error_in_a_loader_process_is_one_message(project) -> None:
     for file in project.paths.labels.glob("buckets/*/assigned_gt/c/0/0"):
         file.write_bytes(b"")
     with pytest.raises(UserError) as error:
-        train_student("lad", project.change(training={"workers": 2}).params, project.paths)
+        project.change(training={"workers": 2}).train("lad")
     assert str(error.value).startswith("the store ")
     assert "Traceback" not in str(error.value)

@@ -7,23 +7,23 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pytest
 import zarr
 from click.testing import CliRunner
-from test_fingerprint import change_a_box, change_weights, restamp
 
-from pipeline.ingest.prepare import prepare_data
+from pipeline.project.digests import digest
 from pipeline.project.errors import UserError
-from pipeline.store.fingerprint import column_digests, digest, metadata_digests
+from pipeline.store.fingerprint import column_digests, metadata_digests
 from pipeline.store.reader import LabelStore
 from pipeline.store.schema import VIEW_COLUMNS
 from pipeline.verification.verify import verify_labels
 from stages.cli import lad
-
-ROOT = Path(__file__).parents[2]
+from tests.conftest import ROOT
+from tests.teacher_pass.test_fingerprint import change_a_box, change_weights, restamp
 
 
 @pytest.fixture
@@ -33,12 +33,12 @@ def project(labelled, tmp_path):
 
 def structure(project) -> list[str]:
     """The problems that are found without a teacher."""
-    return verify_labels(project.params, project.paths, None, with_teacher=False).problems
+    return verify_labels(project.paths, None, with_teacher=False).problems
 
 
 def sampled(project, sample: int | None = None) -> list[str]:
     """The problems that are found with the teacher."""
-    return verify_labels(project.params, project.paths, sample, with_teacher=True).problems
+    return verify_labels(project.paths, sample, with_teacher=True).problems
 
 
 def run(project, *arguments: str):
@@ -71,11 +71,46 @@ def test_a_good_store_passes(project) -> None:
     report = json.loads((project.paths.root / "verify.json").read_text())
     assert report["passed"]
     assert report["problems"] == []
+    assert report["fingerprint"] == digest(store.fingerprint)
+    assert report["made_with"] == {name: version(name) for name in report["made_with"]}
+    assert {"torch", "onedl-mmdetection", "numpy"} <= report["made_with"].keys()
+    assert f"checked with torch {version('torch')}, " in shown.output
+    assert "made with" not in shown.output
     assert report["compared"]["cls_scores"] == {"entries": priors * 10, "differ": 0}
     # Students depend on the file: the same store gives the same.
     before = (project.paths.root / "verify.json").read_bytes()
     assert run(project, "--sample", "all").exit_code == 0
     assert (project.paths.root / "verify.json").read_bytes() == before
+
+
+def made_with_another_torch(project) -> None:
+    """Have the store say so, and that other code made it."""
+    restamp(project.paths.labels, "versions.torch", "1.0", "made_with")
+    restamp(project.paths.labels, "code", "other", "made_with")
+
+
+def test_a_store_that_others_made_is_judged_by_its_labels(project) -> None:
+    made_with_another_torch(project)
+    shown = run(project, "--sample", "all")
+    assert shown.exit_code == 0, shown.output
+    lines = shown.stdout.splitlines()
+    assert f"checked with torch {version('torch')}, " in lines[0]
+    assert lines[1].startswith("made with torch 1.0, torchvision ")
+    assert "recomputed 96 views" in shown.output
+    assert "is as it should be" in shown.output
+    report = json.loads((project.paths.root / "verify.json").read_text())
+    assert report["passed"]
+    assert report["recomputed_views"] == 96
+    assert report["made_with"]["torch"] == "1.0"
+
+    place = edit(project, "assigned_gt", some_view(project), move_a_label)
+    shown = run(project, "--sample", "all")
+    assert shown.exit_code == 1
+    assert "made with torch 1.0, " in shown.output
+    report = json.loads((project.paths.root / "verify.json").read_text())
+    assert not report["passed"]
+    (problem,) = report["problems"]
+    assert problem.startswith(f"{place}: 1 of ")
 
 
 def test_a_sample_is_some_batches_and_always_the_same(project) -> None:
@@ -118,9 +153,9 @@ def some_view(project) -> int:
     """A view with positives and kept boxes, of an image whose first object is a crowd."""
     store = LabelStore(project.paths.labels)
     for view, image_id in enumerate(store.layout.table["image_id"]):
-        overlap = store.soft(view).overlap
-        if image_id % 4 == 0 and store.assigned(view).max() > 0 and overlap.any():
-            assert overlap[0] == 0
+        max_iou = store.soft(view).max_iou
+        if image_id % 4 == 0 and store.assigned(view).max() > 0 and max_iou.any():
+            assert max_iou[0] == 0
             return view
     raise AssertionError("no such view")
 
@@ -213,7 +248,7 @@ def test_fewer_images(project) -> None:
     content["annotations"] = [a for a in content["annotations"] if a["image_id"] != gone]
     (project.folder / "source/train.json").write_text(json.dumps(content))
     project.change(data={"source": str(project.folder / "source")})
-    prepare_data(project.params, project.paths)
+    project.check_data()
     assert "the data set has 92 views, the store 96" in structure(project)
 
 

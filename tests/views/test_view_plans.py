@@ -1,6 +1,5 @@
 """Sampled view plans: what is drawn, recorded, replayed and refused; and ranges of scales."""
 
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -9,28 +8,28 @@ import pytest
 import torch
 import zarr
 from mmengine.dataset import pseudo_collate
-from test_fingerprint import refused_fields
-from test_same_labels import dataset_of, mmdets_views, student_batch
 from torch.utils.data import DataLoader
 
 import pipeline.views.plan
 from pipeline.data.coco import load_images
+from pipeline.data.dataset import load_split
+from pipeline.inspection.estimate import PassSettings, estimate
 from pipeline.inspection.estimate import describe as describe_estimate
-from pipeline.inspection.estimate import estimate
 from pipeline.inspection.store_info import describe, summarise
-from pipeline.loading.replay import Attachments, view_pipeline
+from pipeline.loading.transforms import NO_LABELS, view_pipeline
+from pipeline.project.digests import digest
 from pipeline.project.errors import UserError
-from pipeline.project.params import Views
-from pipeline.project.params_file import load_params
-from pipeline.store.fingerprint import column_digests, digest, metadata_digests
+from pipeline.store.fingerprint import column_digests, metadata_digests
 from pipeline.store.reader import LabelStore
 from pipeline.store.schema import VIEW_COLUMNS
-from pipeline.students.train import train_student
-from pipeline.teacher_pass.run import precompute_labels
 from pipeline.verification.verify import verify_labels
 from pipeline.views.plan import read_plan, view_plan
+from pipeline.views.settings import Views
+from stages.params import load_params
+from tests.conftest import ROOT
+from tests.students.test_same_labels import dataset_of, mmdets_views, student_batch
+from tests.teacher_pass.test_fingerprint import refused_fields
 
-ROOT = Path(__file__).parents[2]
 METHODS = ("paa", "lad", "soft", "solad")
 
 
@@ -51,7 +50,7 @@ def narrow(labelled, tmp_path_factory):
     project = labelled.copy(tmp_path_factory.mktemp("narrow")).replace(
         views={"sampled": {"count": 2, "scales": [[256, 192]], "crop": {"size": [64, 40]}}}
     )
-    precompute_labels(project.params, project.paths, replace=True)
+    project.fill_store(replace=True)
     return project
 
 
@@ -119,7 +118,7 @@ def test_a_plan_is_read_from_its_fingerprint(crop) -> None:
 
 
 def test_replay_is_that_of_mmdets_transforms(sampled) -> None:
-    ours = dataset_of(sampled, view_pipeline(Attachments()))
+    ours = dataset_of(sampled, view_pipeline(NO_LABELS))
     theirs = mmdets_views(sampled)
     flips = 0
     for view in range(len(ours)):
@@ -134,7 +133,7 @@ def test_replay_is_that_of_mmdets_transforms(sampled) -> None:
 
 
 def test_replay_does_not_depend_on_workers_or_order(sampled) -> None:
-    dataset = dataset_of(sampled, view_pipeline(Attachments()))
+    dataset = dataset_of(sampled, view_pipeline(NO_LABELS))
     order = np.random.default_rng(0).permutation(len(dataset)).tolist()
     expected = [dataset[view]["inputs"] for view in range(len(dataset))]
     loader = DataLoader(dataset, batch_sampler=[order], num_workers=2, collate_fn=pseudo_collate)
@@ -149,9 +148,9 @@ def test_a_view_can_be_replayed_from_plain_zarr(sampled) -> None:
     assert columns.keys() == VIEW_COLUMNS.keys()
     files = {
         image.image_id: sampled.folder / "source/images" / image.file_name
-        for image in load_images(sampled.paths.data / "train.json")
+        for image in load_images(load_split(sampled.paths, "train").annotations)
     }
-    dataset = dataset_of(sampled, view_pipeline(Attachments()))
+    dataset = dataset_of(sampled, view_pipeline(NO_LABELS))
     for view, (image_id, long, short, flip, top, left, height, width) in enumerate(
         zip(
             *(
@@ -172,7 +171,7 @@ def test_a_view_can_be_replayed_from_plain_zarr(sampled) -> None:
 
 
 def test_verify_passes_on_sampled_views(sampled) -> None:
-    found = verify_labels(sampled.params, sampled.paths, None, with_teacher=True)
+    found = verify_labels(sampled.paths, None, with_teacher=True)
     assert found.problems == []
     assert found.recomputed_views == 72
 
@@ -186,19 +185,19 @@ def test_verify_notices_a_recorded_view_that_is_not_of_the_plan(project) -> None
     attributes["table"] = column_digests({n: group[f"views/{n}"][:] for n in VIEW_COLUMNS})
     attributes["metadata"] = metadata_digests(store)
     group.attrs.update(attributes | {"digest": digest(attributes)})
-    found = verify_labels(project.params, project.paths, None, with_teacher=False)
+    found = verify_labels(project.paths, None, with_teacher=False)
     assert [problem.partition(": expected ")[0] for problem in found.problems] == [
         f"views/left: view {number} of image 4" for number in range(3)
     ]
     with pytest.raises(UserError, match="was made from other views: long, .* of image 4 "):
-        train_student("lad", project.params, project.paths)
+        project.train("lad")
 
 
 def test_views_that_are_drawn_otherwise_are_refused(project, monkeypatch) -> None:
     monkeypatch.setattr(pipeline.views.plan, "WINDOW_STEP", 32)
     with pytest.raises(UserError, match="was made from other views: .*; run `lad labels"):
-        train_student("lad", project.params, project.paths)
-    train_student("paa", project.change(training={"epochs": 1}).params, project.paths)
+        project.train("lad")
+    project.change(training={"epochs": 1}).train("paa")
 
 
 @pytest.mark.parametrize(
@@ -216,14 +215,14 @@ def test_another_plan_is_refused_field_by_field(project, change: dict, fields: s
     views = project.params.model_dump(mode="json", exclude_unset=True)["views"]
     views["sampled"] |= change
     project.replace(views=views)
-    assert refused_fields(train_student, "lad", project.params, project.paths)[0] == fields
-    found, _ = refused_fields(precompute_labels, project.params, project.paths, replace=False)
+    assert refused_fields(project.train, "lad")[0] == fields
+    found, _ = refused_fields(project.fill_store)
     assert found == fields
 
 
 def test_a_fixed_plan_is_refused(project) -> None:
     project.replace(views={"scales": [[320, 240], [400, 300]]})
-    fields, _ = refused_fields(train_student, "lad", project.params, project.paths)
+    fields, _ = refused_fields(project.train, "lad")
     assert {"views", "views.count", "views.seed"} <= fields
 
 
@@ -249,10 +248,10 @@ def test_the_teacher_assigns_nothing_where_no_object_is_left(narrow) -> None:
     assert len(views) > 10
     for view in views:
         assert (store.assigned(view) == -1).all()
-        assert not store.soft(view).overlap.any()
+        assert not store.soft(view).max_iou.any()
     learnt = [view for view in range(len(store)) if (store.assigned(view) != -1).any()]
     assert len(learnt) > 10
-    assert verify_labels(narrow.params, narrow.paths, None, with_teacher=True).problems == []
+    assert verify_labels(narrow.paths, None, with_teacher=True).problems == []
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -269,9 +268,9 @@ def test_students_learn_background_where_no_object_is_left(narrow, method: str) 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_students_of_all_methods_train(project, method: str) -> None:
-    config = project.params.student("lad").config
+    config = project.params.students["lad"].config
     project.change(training={"epochs": 1}, students={"it": {"config": config, "method": method}})
-    record = train_student("it", project.params, project.paths)
+    record = project.train("it")
     assert record["steps"] == 3
     assert np.isfinite(record["curves"]["loss"]).all()
 
@@ -282,7 +281,11 @@ def test_store_info_and_estimate_tell_the_plan(sampled) -> None:
     assert "  scales: 320 x 240, 400 x 300" in text
     assert "  flipped: 50%" in text
     assert "  cropped to: 50% to 80% of each side" in text
-    found = estimate(sampled.params, sampled.paths, None, 9, 600.0)
+    params = sampled.params
+    settings = PassSettings(
+        params.data, params.views, params.teacher, params.labels, params.training, params.students
+    )
+    found = estimate(settings, sampled.paths, None, 9, 600.0)
     assert [one.bucket for one in found.buckets] == list(
         LabelStore(sampled.paths.labels).layout.buckets
     )

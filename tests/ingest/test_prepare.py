@@ -1,3 +1,5 @@
+"""The stage `data`: a folder for each split, which appears whole and changes with it alone."""
+
 import json
 import shutil
 import subprocess
@@ -9,19 +11,24 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from pipeline import prepare
-from pipeline.data.coco import annotations_digest, load_images
-from pipeline.data.dataset import load_data_info
+from pipeline.data.coco import load_images
+from pipeline.data.dataset import load_split
 from pipeline.ingest.prepare import prepare_data
+from pipeline.ingest.settings import BUILT_IN_DATA, Data
+from pipeline.project.digests import digest
 from pipeline.project.errors import UserError
-from pipeline.project.params import BUILT_IN_DATA, Params
 from pipeline.project.paths import Paths
 from stages.cli import lad
 from tests.coco_builder import annotation, coco, contents, write_coco
+from tests.conftest import ROOT
 
-ROOT = Path(__file__).parents[2]
 PATHS = Paths(Path("out"))
+SPLITS = ("train", "val")
 DIGITS = {"train_images": 5, "val_images": 3, "sizes": [(96, 64)]}
+FILES = [
+    *("train/annotations.json", "train/split.json"),
+    *("val/annotations.json", "val/split.json"),
+]
 
 
 def settings(**data: Any) -> dict[str, Any]:
@@ -33,8 +40,12 @@ def settings(**data: Any) -> dict[str, Any]:
     }
 
 
-def params(**data: Any) -> Params:
-    return Params.model_validate(settings(**data))
+def prepare(**data: Any) -> dict[str, dict[str, Any]]:
+    return prepare_data(Data.model_validate(settings(**data)["data"]), PATHS)
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(one.name for one in folder.iterdir())
 
 
 @pytest.fixture(autouse=True)
@@ -47,13 +58,16 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_coco_data_set():
-    info = prepare_data(params(), PATHS)
-    assert json.loads((PATHS.data / "data.json").read_text()) == info
-    assert info["classes"] == ["cat", "dog"]
-    assert info["train"] == {
+    found = prepare()
+    assert found.keys() == set(SPLITS)
+    for name, split in found.items():
+        assert json.loads((PATHS.split(name) / "split.json").read_text()) == split
+        assert split["classes"] == ["cat", "dog"]
+    assert found["train"] == {
+        "classes": ["cat", "dog"],
         "images_folder": "coco/images",
-        "annotations_digest": annotations_digest(coco() | {"info": {}}),
-        "images_digest": info["val"]["images_digest"],
+        "annotations_digest": digest(coco() | {"info": {}}),
+        "images_digest": found["val"]["images_digest"],
         "images": 2,
         "objects": 3,
         "crowd": 0,
@@ -61,84 +75,120 @@ def test_coco_data_set():
         "reach_outside": 0,
         "dropped": {},
     }
-    assert sorted(contents(PATHS.data)) == ["data.json", "train.json", "val.json"]
+    assert sorted(contents(PATHS.data)) == FILES
 
 
-def test_data_info_is_what_was_prepared():
-    written = prepare_data(params(), PATHS)
-    info = load_data_info(PATHS)
-    assert info.classes == ("cat", "dog")
-    for name, split in (("train", info.train), ("val", info.val)):
-        assert split.annotations == PATHS.data / f"{name}.json"
+def test_a_split_is_what_was_prepared():
+    written = prepare()
+    for name in SPLITS:
+        split = load_split(PATHS, name)
+        assert split.classes == ("cat", "dog")
+        assert split.annotations == PATHS.data / name / "annotations.json"
         assert split.images_folder == Path("coco/images")
         assert split.annotations_digest == written[name]["annotations_digest"]
         assert split.images_digest == written[name]["images_digest"]
-    assert len(load_images(info.train.annotations)) == 2
+    assert len(load_images(load_split(PATHS, "train").annotations)) == 2
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, r"no out/data/data\.json: .*run `lad data`"),
+        (None, r"no out/data/{}/split\.json: .*run `lad data`"),
         ("{", "is not what `lad data` writes .*run `lad data` again"),
         ("[]", "is not what `lad data` writes"),
         ('{"classes": ["cat"]}', "is not what `lad data` writes"),
     ],
 )
-def test_data_info_without_prepared_data(content: str | None, message: str):
+@pytest.mark.parametrize("name", SPLITS)
+def test_a_split_that_was_not_prepared(name: str, content: str | None, message: str):
     if content:
-        PATHS.data.mkdir(parents=True)
-        (PATHS.data / "data.json").write_text(content)
-    with pytest.raises(UserError, match=message):
-        load_data_info(PATHS)
+        PATHS.split(name).mkdir(parents=True)
+        (PATHS.split(name) / "split.json").write_text(content)
+    with pytest.raises(UserError, match=message.format(name)):
+        load_split(PATHS, name)
 
 
 def test_built_in_data_set():
     # Where the annotations of a data set of one's own lie has no say in it.
-    split = {"annotations": "a.json", "images": "b"}
-    info = prepare_data(params(source=BUILT_IN_DATA, train=split, val=split), PATHS)
-    assert info["classes"] == list("0123456789")
-    assert (info["train"]["images"], info["val"]["images"]) == (5, 3)
-    folder = load_data_info(PATHS).train.images_folder
-    assert folder == Path("out/data/source/images")
-    for image in load_images(PATHS.data / "train.json"):
-        assert (folder / image.file_name).is_file()
+    files = {"annotations": "a.json", "images": "b"}
+    found = prepare(source=BUILT_IN_DATA, train=files, val=files)
+    for name, images in (("train", 5), ("val", 3)):
+        assert found[name]["classes"] == list("0123456789")
+        assert found[name]["images"] == images
+        split = load_split(PATHS, name)
+        assert split.images_folder == Path("out/data") / name / "images"
+        for image in load_images(split.annotations):
+            assert (split.images_folder / image.file_name).is_file()
+        assert len(contents(PATHS.split(name))) == images + 2
 
 
 @pytest.mark.parametrize("source", [BUILT_IN_DATA, "coco"])
 def test_same_inputs_give_the_same_bytes(source: str):
-    prepare_data(params(source=source), PATHS)
+    prepare(source=source)
     first = contents(PATHS.root)
-    prepare_data(params(source=source), PATHS)
+    prepare(source=source)
     assert contents(PATHS.root) == first
 
 
 def test_second_run_replaces_the_first():
-    prepare_data(params(source=BUILT_IN_DATA), PATHS)
-    prepare_data(params(), PATHS)
-    assert sorted(contents(PATHS.root)) == ["data/data.json", "data/train.json", "data/val.json"]
+    prepare(source=BUILT_IN_DATA)
+    prepare()
+    assert sorted(contents(PATHS.root)) == [f"data/{name}" for name in FILES]
+
+
+def test_a_corrected_validation_annotation_leaves_the_training_split_as_it_was(project: Path):
+    prepare()
+    train, val = (contents(PATHS.split(name)) for name in SPLITS)
+    corrected = annotation(4, bbox=[1, 2, 3, 4], area=12)
+    write_coco(project / "coco", "val.json", annotations=[corrected])
+    prepare()
+    assert contents(PATHS.split("train")) == train
+    assert json.loads(contents(PATHS.split("val"))["annotations.json"])["annotations"] == [
+        corrected
+    ]
+    # The digest in `split.json` follows.
+    changed = {name for name, now in contents(PATHS.split("val")).items() if now != val[name]}
+    assert changed == {"annotations.json", "split.json"}
+
+
+@pytest.mark.parametrize("name", SPLITS)
+def test_an_error_in_one_split_leaves_both_as_they_were(project: Path, name: str):
+    prepare()
+    first = contents(PATHS.root)
+    other = "val" if name == "train" else "train"
+    write_coco(project / "coco", f"{other}.json", annotations=[annotation(9)])
+    write_coco(project / "coco", f"{name}.json", annotations=[annotation(1, category_id=99)])
+    with pytest.raises(UserError, match=rf"{name}\.json(?s:.)*annotation of an unknown category"):
+        prepare()
+    assert contents(PATHS.root) == first
+    assert names_in(PATHS.data) == list(SPLITS)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, UserError])
 def test_failed_run_leaves_what_was_there(monkeypatch: pytest.MonkeyPatch, error: type):
-    prepare_data(params(source=BUILT_IN_DATA), PATHS)
+    prepare(source=BUILT_IN_DATA)
     first = contents(PATHS.root)
 
     def fail(*args: object) -> None:
         raise error
 
-    monkeypatch.setattr(prepare, "check_same_classes", fail)
+    monkeypatch.setattr("pipeline.ingest.prepare.check_same_classes", fail)
     with pytest.raises(error):
-        prepare_data(params(), PATHS)
+        prepare()
     assert contents(PATHS.root) == first
+    assert names_in(PATHS.data) == list(SPLITS)
 
 
 def test_killed_run_does_not_disturb_the_next():
-    for name in ("data.partial", "data.old"):
-        (PATHS.root / name).mkdir(parents=True)
-        (PATHS.root / name / "rest").touch()
-    prepare_data(params(), PATHS)
-    assert [folder.name for folder in PATHS.root.iterdir()] == ["data"]
+    for split in SPLITS:
+        for end in ("partial", "removed", "partial.removed"):
+            left = PATHS.data / f"{split}.{end}"
+            left.mkdir(parents=True)
+            (left / "rest").touch()
+    prepare()
+    assert names_in(PATHS.root) == ["data"]
+    assert names_in(PATHS.data) == list(SPLITS)
+    assert sorted(contents(PATHS.data)) == FILES
 
 
 def test_images_elsewhere_have_their_full_path(
@@ -149,22 +199,22 @@ def test_images_elsewhere_have_their_full_path(
     relative = Path("..") / tmp_path.name / "coco"
     if not relative.is_dir():
         relative = tmp_path / "coco"
-    prepare_data(params(source=str(relative)), PATHS)
-    assert load_data_info(PATHS).train.images_folder == tmp_path / "coco/images"
+    prepare(source=str(relative))
+    assert load_split(PATHS, "train").images_folder == tmp_path / "coco/images"
 
 
 def test_source_in_the_output_folder_is_not_deleted():
     PATHS.root.mkdir()
     shutil.copytree("coco", PATHS.data / "mine")
     with pytest.raises(UserError, match=r"out/data/mine lies in out/data, which .* move"):
-        prepare_data(params(source="out/data/mine"), PATHS)
+        prepare(source="out/data/mine")
     assert (PATHS.data / "mine/train.json").is_file()
 
 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"source": "nowhere"}, r"data\.source: no folder nowhere in .*pipeline/digits\.py"),
+        ({"source": "nowhere"}, r"data\.source: no folder nowhere in .*pipeline/ingest/digits\.py"),
         ({"source": "coco/train.json"}, r"data\.source: no folder coco/train\.json"),
         ({"val": {"annotations": "no.json", "images": "images"}}, r"can't read .*coco/no\.json"),
         ({"val": {"annotations": "val.json", "images": "no"}}, "no folder coco/no"),
@@ -178,8 +228,8 @@ def test_wrong_settings(project: Path, data: dict[str, Any], message: str):
     cat = [{"id": 7, "name": "cat"}]
     write_coco(project / "coco", "other.json", annotations=[], categories=cat)
     with pytest.raises(UserError, match=message):
-        prepare_data(params(**data), PATHS)
-    assert not PATHS.data.exists()
+        prepare(**data)
+    assert not list(PATHS.data.glob("*"))
 
 
 def lad_data(**data: Any) -> Any:
@@ -198,7 +248,7 @@ def test_command_reports(project: Path):
         "  left out: 1 x box outside its image\n"
         "val: 2 images (1 without objects), 1 objects (0 crowds)\n"
         "2 classes: cat, dog\n"
-        "wrote out/data/data.json\n"
+        "wrote out/data/train and out/data/val\n"
     )
 
 

@@ -1,3 +1,5 @@
+"""What the check of a COCO data set refuses, leaves out and keeps; mmdet reads all that stays."""
+
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -8,30 +10,21 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from pipeline.data.coco import Objects, annotations_digest, load_images, objects_digest
-from pipeline.ingest.coco_check import CheckedSplit, check_same_classes, check_split
+from pipeline.data.coco import load_images
+from pipeline.ingest.check import CheckResult, check_same_classes, check_split
 from pipeline.project.errors import UserError
 from tests.coco_builder import annotation, coco, image, write_coco, write_image
 
 BCCD = Path(__file__).parents[2] / "../shared/data/bccd"
 
 
-def check(folder: Path, problems: str = "fail", **overrides: Any) -> CheckedSplit:
+def check(folder: Path, problems: str = "fail", **overrides: Any) -> CheckResult:
     return check_split(*write_coco(folder, **overrides), problems)
 
 
-def written(split: CheckedSplit, file: Path) -> Path:
+def written(split: CheckResult, file: Path) -> Path:
     file.write_text(json.dumps(split.annotations))
     return file
-
-
-def objects(**overrides: Any) -> Objects:
-    arrays = {
-        "boxes": np.array([[1.0, 2.0, 5.0, 6.0], [0.5, 0.0, 9.0, 3.0]]),
-        "labels": np.array([1, 0]),
-        "crowd": np.array([False, True]),
-    }
-    return Objects(**(arrays | overrides))
 
 
 def test_sound_data_set_is_kept_as_it_is(tmp_path: Path):
@@ -294,64 +287,6 @@ def test_images_digest(tmp_path: Path, change: Callable[..., None], is_changed: 
     (tmp_path / "train.json").write_text(json.dumps(content))
     after = check_split(tmp_path / "train.json", tmp_path / "images", "fail").images_digest
     assert (before != after) == is_changed
-
-
-def test_annotations_digest():
-    digest = annotations_digest(coco())
-    assert digest == annotations_digest(dict(reversed(coco().items())))
-    assert digest != annotations_digest(coco(annotations=[]))
-    assert len(digest) == 64
-
-
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        {"boxes": np.array([[1.0, 2.0, 5.0, 6.0], [0.5, 0.0, 9.0, np.nextafter(3, 4)]])},
-        {"boxes": objects().boxes[::-1].copy()},
-        {"labels": np.array([1, 1])},
-        {"crowd": np.array([False, False])},
-        {"boxes": np.zeros((0, 4)), "labels": np.zeros(0, int), "crowd": np.zeros(0, bool)},
-    ],
-    ids=["last bit of a box", "order of boxes", "label", "crowd", "no objects"],
-)
-def test_objects_digest_changes(overrides: dict[str, Any]):
-    assert objects_digest(objects()) == objects_digest(objects())
-    assert objects_digest(objects(**overrides)) != objects_digest(objects())
-
-
-def test_objects_digest_is_the_same_everywhere():
-    strided = objects(boxes=np.repeat(objects().boxes, 2, axis=1)[:, ::2])
-    assert objects_digest(strided) == objects_digest(objects()) == 13_211_683_656_854_403_084
-
-
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        {"boxes": np.zeros((2, 5))},
-        {"boxes": np.zeros((1, 4))},
-        {"boxes": np.zeros((2, 4), np.float32)},
-        {"labels": np.zeros((2, 1), np.int64)},
-        {"labels": np.zeros(2, np.int32)},
-        {"crowd": np.zeros(2, np.int64)},
-    ],
-)
-def test_objects_refuse_other_shapes_and_types(overrides: dict[str, Any]):
-    with pytest.raises(ValueError, match=r"must be \w+ \(2"):
-        objects(**overrides)
-
-
-def test_load_images(tmp_path: Path):
-    annotations = [
-        annotation(1, image_id=2, bbox=[1.5, 2, 3, 4.25]),
-        annotation(2, image_id=2, category_id=3, iscrowd=1),
-    ]
-    split = check(tmp_path, annotations=annotations)
-    first, second = load_images(written(split, tmp_path / "checked.json"))
-    assert (first.image_id, first.file_name, first.width, first.height) == (1, "1.png", 40, 30)
-    assert first.objects.boxes.shape == (0, 4)
-    np.testing.assert_array_equal(second.objects.boxes, [[1.5, 2, 4.5, 6.25], [4, 5, 14, 17]])
-    assert second.objects.labels.tolist() == [0, 1]
-    assert second.objects.crowd.tolist() == [False, True]
 
 
 def assert_mmdet_reads_the_same(file: Path, classes: tuple[str, ...]):
