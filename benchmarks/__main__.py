@@ -30,6 +30,7 @@ def command(
     Parts that need the project's teacher or labels are skipped where there are none.
     docs/benchmark.md lists all parts.
     """
+    params = load_params(params_file) if params_file.is_file() else None
     # Here, not above: a process that `in_own_process` starts imports this file, whatever it then
     # measures.
     with importing_mmdet():
@@ -38,7 +39,7 @@ def command(
         from pipeline.project.machine import machine
 
     bench = Bench(
-        params=load_params(params_file) if params_file.is_file() else None,
+        params=params,
         paths=Paths(out),
         effort=QUICK if quick else Effort(),
         student=student,

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from benchmarks.measure import Figures, Ratio, alternate, medians, one_thread
 from benchmarks.random_teacher import SCALE, RandomTeacher, draw_view, random_images
 from pipeline.assignment.mixture import Mixtures, fit_mixtures
-from pipeline.assignment.paa import order, pool_candidates
+from pipeline.assignment.paa import pool_candidates, sort_by_group
 from pipeline.data.coco import load_images
 from pipeline.data.dataset import load_split
 from pipeline.detector.build import preprocessing
@@ -59,7 +59,7 @@ def pooled_costs(teacher: Teacher, outputs: HeadOutputs, samples: SampleList) ->
     costs = candidate_costs(teacher.head, outputs, candidates)
     levels = len(teacher.grid.strides)
     pooled = pool_candidates(costs, candidates.group, candidates.level, levels)
-    pooled = pooled[order(costs[pooled], candidates.group[pooled])]
+    pooled = pooled[sort_by_group(costs[pooled], candidates.group[pooled])]
     counts = candidates.group[pooled].unique(return_counts=True)[1].tolist()
     return [one.numpy() for one in costs[pooled].cpu().split(counts) if len(one) >= 2]
 

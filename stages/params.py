@@ -95,7 +95,7 @@ def _describe(error: Any) -> str:
     location = tuple(part for part in error["loc"] if part != "[key]")
     where = ".".join(map(str, location)) or "the file"
     if error["type"] == "extra_forbidden":
-        if location[0] == "students" and location[-1] == "labels":
+        if location[0] == "students" and location[2:] == ("labels",):
             return f"{where}: students with online labels stand in the section `online` now"
         hint = did_you_mean(str(location[-1]), _section(location[:-1]).model_fields)
         return f"{where}: there is no such setting{hint}"
@@ -103,7 +103,9 @@ def _describe(error: Any) -> str:
         return f"{where}: is missing"
     if error["type"] == "model_type":
         return f"{where}: should hold settings as `name: value`, got {error['input']!r}"
-    return f"{where}: {error['msg'].removeprefix('Value error, ')}, got {error['input']!r}"
+    what = error["msg"].removeprefix("Value error, ")
+    # Of an error between sections, the whole file would be what was got.
+    return f"{where}: {what}, got {error['input']!r}" if location else f"{where}: {what}"
 
 
 def _section(location: tuple[int | str, ...]) -> type[Section]:

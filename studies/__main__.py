@@ -9,6 +9,7 @@ import click
 from benchmarks.command_line import importing_mmdet, project_options, run
 from pipeline.project.errors import UserError
 from pipeline.project.paths import Paths
+from pipeline.store.coding import SoftSettings
 from stages.params import entry, load_params
 
 BOUND = 0.01
@@ -27,13 +28,6 @@ def command(
 
     Needs data and teacher. Prints two tables, of the codings of class probabilities and of boxes.
     """
-    with importing_mmdet():
-        from pipeline.project.machine import machine
-        from pipeline.store.coding import SoftSettings
-        from studies.coding_study import result_table, study_codings
-        from studies.codings import with_tail
-        from studies.plot import plot_codings
-
     params = load_params(params_file)
     if not (student or params.students):
         raise UserError("no student in params.yaml; add one")
@@ -41,6 +35,12 @@ def command(
     training = own.training.over(params.training)
     training = training.model_copy(update={"amp": False, "epochs": epochs or training.epochs})
     labels = params.labels
+    with importing_mmdet():
+        from pipeline.project.machine import machine
+        from studies.coding_study import result_table, study_codings
+        from studies.codings import with_tail
+        from studies.plot import plot_codings
+
     soft = SoftSettings(scores=labels.scores, min_iou=labels.min_iou)
     study = study_codings(own.config, training, soft, params.views, Paths(out), views)
 

@@ -102,8 +102,8 @@ class StudentTrainer:
         """
         epochs = self.training.epochs
         wanted = {0, epochs} | {2**n for n in range(epochs.bit_length()) if 2**n <= epochs}
+        MMLogger.get_instance("study", log_level="ERROR")
         for way, model in self.models.items():
-            MMLogger.get_instance("study", log_level="ERROR")
             set_random_seed(self.training.seed)
             student = build_detector(model)
             student.init_weights()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pipeline.assignment.mixture import fit_mixtures
-from pipeline.assignment.paa import TOP_K, pool_candidates, rank
+from pipeline.assignment.paa import TOP_K, place_in_group, pool_candidates
 
 Criterion = Literal["std_mean", "fisher"]
 
@@ -99,7 +99,7 @@ def fisher(costs: Tensor, group: Tensor, num_groups: int, pooled: Tensor) -> Ten
         pooled: (M,) int64, indices of the candidates that PAA's mixture is fitted to.
     """
     members = pooled[group[pooled].argsort(stable=True)]
-    row, slot = group[members], rank(group[members])
+    row, slot = group[members], place_in_group(group[members])
     pool = costs.new_zeros(num_groups, int(slot.max()) + 1 if len(slot) else TOP_K)
     valid = torch.zeros_like(pool, dtype=torch.bool)
     pool[row, slot] = costs[members]

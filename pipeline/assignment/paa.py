@@ -7,17 +7,13 @@ Shapes: B images on one grid of P priors, M room for objects in an image, N cand
 xyxy in pixels of the view.
 """
 
-import math
 from dataclasses import dataclass
-from types import ModuleType
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.assignment.arrays import Array, arrays, library
 from pipeline.assignment.iou import prior_ious
-from pipeline.assignment.mixture import fit_arrays
+from pipeline.assignment.mixture import fit_mixtures
 from pipeline.data.ground_truth import GroundTruth
 from pipeline.views.priors import Priors
 
@@ -34,6 +30,14 @@ def find_candidates(
     A prior is a candidate of the object that it overlaps most, by an IoU of 0.1 or more. After
     that, every object takes the priors that overlap it most, however little; of two objects that
     want the same prior, the later one gets it.
+
+    For example, with the IoUs of two objects (rows) with four priors (columns)
+
+        0.3   0.6   0.2   0
+        0.05  0     0.4   0.04
+
+    the first three priors are candidates of the objects 0, 0 and 1. Both objects already have the
+    prior that overlaps them most, so the last prior stays background.
 
     Args:
         priors: of the images.
@@ -53,39 +57,15 @@ def find_candidates(
     # As its best is infinite, what is not valid wants nothing.
     best = iou.amax(2).masked_fill_(~truth.valid, torch.inf)
     found = iou.amax(1) >= POSITIVE_IOU
-    image, prior, taken = _list_found(*arrays(iou, best, found))
-    return torch.as_tensor(image), torch.as_tensor(prior), torch.as_tensor(taken)
-
-
-def _list_found(
-    xp: ModuleType, iou: Array, best: Array, found: Array
-) -> tuple[Array, Array, Array]:
-    """The candidates, as `find_candidates` returns them.
-
-    Args:
-        xp: numpy or torch, whose arrays these are.
-        iou: (B, M, P).
-        best: (B, M) highest IoU of each object, infinite where not valid.
-        found: (B, P) bool, the priors that overlap an object enough; others are added here.
-    """
-    far, small = xp.where(best < POSITIVE_IOU)
-    if len(far):
-        which, nearest = _places(xp, iou[far, small] == best[far, small, None])
-        found[far[which], nearest] = True
-    prior, image = _places(xp, found.T)
-    _, room, count = iou.shape
-    row = image * room + xp.arange(room, device=image.device)[:, None]
-    near = xp.take(iou, row * count + prior)
-    wanted = near == xp.take(best, row)
+    # An object whose best is at least that has it among what is found.
+    far, small = (best < POSITIVE_IOU).nonzero(as_tuple=True)
+    which, nearest = (iou[far, small] == best[far, small, None]).nonzero(as_tuple=True)
+    found[far[which], nearest] = True
+    prior, image = found.T.nonzero(as_tuple=True)
+    near = iou[image, :, prior]
     # The last object that wants the prior comes before the one of highest IoU, which is 1 or less.
-    wish = xp.arange(2, 2 + room, dtype=iou.dtype, device=image.device)[:, None]
-    return image, prior, xp.where(wanted, wish, near).argmax(0)
-
-
-def _places(xp: ModuleType, mask: Array) -> tuple[Array, Array]:
-    """Rows and columns of what is true; in one dimension NumPy finds it seven times as fast."""
-    (place,) = xp.where(mask.reshape(-1))
-    return place // mask.shape[1], place % mask.shape[1]
+    wish = torch.arange(2, 2 + near.shape[1], dtype=iou.dtype, device=iou.device)
+    return image, prior, torch.where(near == best[image], wish, near).argmax(1)
 
 
 @dataclass(frozen=True)
@@ -123,14 +103,17 @@ def list_candidates(
         truth: the objects.
         valid_flags: (B, P) bool, as for `find_candidates`.
     """
-    found = find_candidates(priors, truth, valid_flags)
-    _, image, prior, taken, levels, anchors, boxes, labels = arrays(
-        *found, priors.levels, priors.boxes, truth.boxes, truth.labels
+    image, prior, taken = find_candidates(priors, truth, valid_flags)
+    return Candidates(
+        image=image,
+        prior=prior,
+        object=taken,
+        group=image * truth.boxes.shape[1] + taken,
+        level=priors.levels[prior],
+        anchors=priors.boxes[prior],
+        labels=truth.labels[image, taken],
+        boxes=truth.boxes[image, taken],
     )
-    learnt = image, taken
-    group = image * boxes.shape[1] + taken
-    rest = group, levels[prior], anchors[prior], labels[learnt], boxes[learnt]
-    return Candidates(*found, *map(torch.as_tensor, rest))
 
 
 @dataclass(frozen=True)
@@ -155,49 +138,43 @@ def select_positives(costs: Tensor, objects: Tensor, levels: Tensor, num_levels:
     density. An object with fewer than 2 in the pool gets no positive. A cost that is not finite
     takes its candidate out; its object then falls back (see `Positives`).
 
+    For example, of the costs 0.9, 1.0, 1.1, 1.5, 3.0, 3.1 the first component has the first four,
+    and its density is highest at 1.1: the candidates of cost 0.9, 1.0 and 1.1 are positive.
+
     Args:
         costs: (N,) cost of each candidate.
         objects: (N,) int64, the object of each candidate, numbered through the whole batch.
         levels: (N,) int64, the level of each candidate's prior.
         num_levels: number of levels.
     """
-    xp, costs, objects, levels = arrays(costs, objects, levels)
-    chosen, fallbacks = _select(xp, costs, objects, levels, num_levels)
-    return Positives(torch.as_tensor(chosen), torch.as_tensor(fallbacks))
-
-
-def _select(
-    xp: ModuleType, costs: Array, objects: Array, levels: Array, num_levels: int
-) -> tuple[Array, Array]:
-    """The fields of `Positives`; xp is numpy or torch, whose arrays these are."""
     members = pool_candidates(costs, objects, levels, num_levels)
-    members = members[order(costs[members], objects[members])]
-    slot = rank(objects[members])
+    members = members[sort_by_group(costs[members], objects[members])]
+    slot = place_in_group(objects[members])
     present = objects[members[slot == 0]]
-    row = xp.cumsum(slot == 0, 0) - 1
+    row = (slot == 0).cumsum(0) - 1
 
-    shape = (len(present), TOP_K * num_levels)
-    pool = xp.zeros(shape, dtype=xp.float64, device=costs.device)
-    valid = xp.zeros(shape, dtype=bool, device=costs.device)
-    pool[row, slot] = xp.asarray(costs[members], dtype=xp.float64)
+    # A row for each object, with its costs ascending.
+    pool = costs.new_zeros(len(present), TOP_K * num_levels, dtype=torch.float64)
+    valid = torch.zeros_like(pool, dtype=torch.bool)
+    pool[row, slot] = costs[members].double()
     valid[row, slot] = True
-    first, log_density, _, _ = fit_arrays(xp, pool, valid)
-
-    last = xp.where(first, log_density, -math.inf).argmax(1)
-    positions = xp.arange(shape[1], device=costs.device)
-    positive = first & (positions <= last[:, None])
-    broken = xp.unique(objects[~xp.isfinite(costs)])
-    collapsed = (xp.isnan(log_density) & valid).any(1)
-    failed = xp.isin(present, broken) | collapsed
-    positive = xp.where(failed[:, None], positions < TOP_K, positive)
+    mixtures = fit_mixtures(pool, valid)
+    first, log_density = mixtures.first, mixtures.log_density
+    last = torch.where(first, log_density, -torch.inf).argmax(1)
+    places = torch.arange(pool.shape[1], device=costs.device)
+    positive = first & (places <= last[:, None])
+    broken = objects[~costs.isfinite()].unique()
+    collapsed = (log_density.isnan() & valid).any(1)
+    failed = torch.isin(present, broken) | collapsed
+    positive = torch.where(failed[:, None], places < TOP_K, positive)
     positive &= valid[:, 1:2]
 
-    chosen = xp.zeros_like(costs, dtype=bool)
+    chosen = torch.zeros_like(costs, dtype=torch.bool)
     chosen[members] = positive[row, slot]
-    return chosen, xp.unique(xp.concatenate([broken, present[collapsed]]))
+    return Positives(chosen, torch.cat([broken, present[collapsed]]).unique())
 
 
-def pool_candidates(costs: Array, objects: Array, levels: Array, num_levels: int) -> Array:
+def pool_candidates(costs: Tensor, objects: Tensor, levels: Tensor, num_levels: int) -> Tensor:
     """The `TOP_K` candidates of lowest finite cost of each object and level, (M,) int64 indices.
 
     Args:
@@ -210,33 +187,26 @@ def pool_candidates(costs: Array, objects: Array, levels: Array, num_levels: int
         In order of object, level, cost and index.
     """
     group = objects * num_levels + levels
-    ordered = order(costs, group)
-    pooled = ordered[rank(group[ordered]) < TOP_K]
-    return pooled[library(costs).isfinite(costs[pooled])]
+    ordered = sort_by_group(costs, group)
+    pooled = ordered[place_in_group(group[ordered]) < TOP_K]
+    return pooled[costs[pooled].isfinite()]
 
 
-def order(costs: Array, groups: Array) -> Array:
+def sort_by_group(costs: Tensor, groups: Tensor) -> Tensor:
     """Indices in order of group, cost and index, (N,) int64; costs that are not finite come last.
 
     Args:
         costs: (N,).
-        groups: (N,) int64, not negative.
+        groups: (N,) int64.
     """
-    xp = library(costs)
-    costs = xp.where(xp.isfinite(costs), costs, math.inf)
-    if xp is torch or costs.dtype != np.float32:
-        by_cost = xp.argsort(costs, stable=True)
-        return by_cost[xp.argsort(groups[by_cost], stable=True)]
-    # NumPy sorts by 16 bits in a sixth of the time. As whole numbers, negative floats descend.
-    bits = costs.view(np.int32)
-    ascending = bits ^ (bits >> 31 & 0x7FFFFFFF)
-    keys = groups.astype(np.min_scalar_type(groups.max(initial=0)))
-    high, low = (ascending >> 16).astype(np.int16), ascending.astype(np.uint16)
-    return np.lexsort((low, high, keys))
+    by_cost = torch.where(costs.isfinite(), costs, torch.inf).argsort(stable=True)
+    return by_cost[groups[by_cost].argsort(stable=True)]
 
 
-def rank(sorted_keys: Array) -> Array:
-    """The position of each entry among those of its key, for keys in ascending order."""
-    xp = library(sorted_keys)
-    positions = xp.arange(len(sorted_keys), device=sorted_keys.device)
-    return positions - xp.searchsorted(sorted_keys, sorted_keys)
+def place_in_group(groups: Tensor) -> Tensor:
+    """The place of each entry among those of its group: 0 1 2 0 0 1 for groups 4 4 4 5 8 8.
+
+    Args:
+        groups: (N,) int64, ascending.
+    """
+    return torch.arange(len(groups), device=groups.device) - torch.searchsorted(groups, groups)

@@ -66,12 +66,14 @@ def load_images(file: Path) -> tuple[AnnotatedImage, ...]:
     Raises:
         UserError: the file is missing or is not COCO JSON.
     """
-    changed = file.stat().st_mtime_ns if file.is_file() else 0
-    return _load_images(file, changed)
+    found = file.stat() if file.is_file() else None
+    version = found and (found.st_mtime_ns, found.st_size, found.st_ino)
+    return _load_images(file, version)
 
 
 @lru_cache(maxsize=4)
-def _load_images(file: Path, changed: int) -> tuple[AnnotatedImage, ...]:
+def _load_images(file: Path, version: tuple[int, int, int] | None) -> tuple[AnnotatedImage, ...]:
+    """The images of a file that is parsed anew where its version is another."""
     content = read_coco(file)
     label_of = {category["id"]: i for i, category in enumerate(content["categories"])}
     by_image: dict[int, list[Record]] = {image["id"]: [] for image in content["images"]}

@@ -9,7 +9,6 @@ from mmdet.utils import register_all_modules
 from mmengine.config import Config, ConfigDict
 
 import pipeline.heads.objectness  # noqa: F401  registers the head that configs name
-from pipeline.detector.preprocessor import with_few_copies
 from pipeline.heads.paa import require_paa
 from pipeline.project.errors import UserError
 
@@ -54,7 +53,7 @@ def build_detector(model: ConfigDict) -> PAA:
         UserError: mmdet can't build it.
     """
     try:
-        detector: PAA = MODELS.build(with_few_copies(model))
+        detector: PAA = MODELS.build(model)
     except (TypeError, KeyError, AssertionError, ValueError) as error:
         raise UserError(f"mmdet can't build the model of type {model.type!r}: {error}") from error
     return detector

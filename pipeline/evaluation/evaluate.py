@@ -8,10 +8,10 @@ from mmengine.runner import Runner
 
 from pipeline.data.dataset import load_split
 from pipeline.detector.build import without_downloads
-from pipeline.detector.model_folder import WEIGHTS, load_model
+from pipeline.detector.model_folder import CONFIG, WEIGHTS, load_model
 from pipeline.evaluation.settings import Evaluation
 from pipeline.project.errors import UserError, did_you_mean
-from pipeline.project.files import write_whole
+from pipeline.project.files import PARTIAL, REMOVED, write_whole
 from pipeline.project.paths import Paths, made_by
 
 METRICS = {
@@ -90,7 +90,8 @@ def evaluate(name: str, settings: Evaluation, paths: Paths) -> dict[str, Any]:
 
 def _require_known(name: str, paths: Paths) -> None:
     """Refuse a name that is no model's."""
-    trained = sorted(folder.name for folder in paths.students.glob("*"))
+    trained = sorted(file.parent.name for file in paths.students.glob(f"*/{CONFIG}"))
+    trained = [one for one in trained if not one.endswith((PARTIAL, REMOVED))]
     if name != "teacher" and name not in trained:
         raise UserError(
             f"there is no model {name!r}{did_you_mean(name, ['teacher', *trained])}; there are: "

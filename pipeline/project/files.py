@@ -8,7 +8,8 @@ from pathlib import Path
 from uuid import uuid4
 
 PARTIAL = ".partial"
-"""The end of the name of what is not whole yet."""
+REMOVED = ".removed"
+"""The ends of the names of what is not whole yet, and of what is not whole any more."""
 
 
 def write_whole(file: Path, content: bytes | str, wait: bool = False) -> None:
@@ -61,7 +62,7 @@ def remove_folder(folder: Path) -> None:
 
 def _put_aside(folder: Path) -> Path:
     """Rename a folder: one that is half removed could pass for a whole one."""
-    old = folder.with_name(folder.name + ".removed")
+    old = folder.with_name(folder.name + REMOVED)
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         folder.rename(old)

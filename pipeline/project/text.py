@@ -30,7 +30,7 @@ def _line(cells: Iterable[Any]) -> str:
 
 def duration(seconds: float) -> str:
     """Seconds, minutes or hours, as `3 min 05 s`."""
-    if seconds < 60:
+    if round(seconds, 1) < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
@@ -42,6 +42,6 @@ def size(count: float) -> str:
     """Bytes, as `3.1 MB`."""
     for unit in ("kB", "MB"):
         count /= 1000
-        if count < 1000:
+        if round(count, 1) < 1000:
             return f"{count:.1f} {unit}"
     return f"{count / 1000:.1f} GB"

@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.assignment.arrays import arrays
 from pipeline.project.settings import Section
 
 TAIL = 0
@@ -34,7 +33,7 @@ class Coding(Section):
     """How probabilities become codes: 0 in the tail, 1 to `levels` for even bins on a power scale.
 
     With a = cut ** (1 / power), bin k spans (a + (1 - a) (k - 1) / levels) ** power to the same
-    with k; its code stands for the same with k - 1/2. For a cut of 0.01, 63 levels and power 2, bins
+    with k; its code stands for the same with k - 1/2. With a cut of 0.01, 63 levels, power 2, bins
     begin at 0.01, 0.013, 0.016, ..., 0.97: their roots are evenly spaced, as a small probability
     matters more to a gradient than a large one that is off by as much. In a view whose tail of a
     class is 0.001, 0.003 and 0.005, all three become the code 0, which stands for their mean 0.003.
@@ -90,12 +89,7 @@ class Coding(Section):
     def _codes(self, probabilities: Tensor) -> Tensor:
         # Comparing with a table gives the same codes on every device; a power would not.
         edges = self.edges().to(probabilities.device)
-        xp, flat, edges = arrays(probabilities.flatten(), edges)
-        # Few are looked up: most are in the tail.
-        (above,) = xp.where(flat >= edges[0])
-        codes = xp.zeros_like(flat, dtype=xp.uint8)
-        codes[above] = xp.asarray(xp.searchsorted(edges, flat[above], side="right"), dtype=xp.uint8)
-        return torch.as_tensor(codes).view_as(probabilities)
+        return torch.bucketize(probabilities, edges, right=True, out_int32=True).to(torch.uint8)
 
     def decode(self, codes: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
         """Probabilities (..., P, C) float32 from what `encode` returns."""

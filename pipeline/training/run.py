@@ -15,7 +15,6 @@ from torch import Tensor
 import pipeline.loading.sampler
 import pipeline.training.hooks  # noqa: F401  registers what the Runner's config names
 from pipeline.data.dataset import CheckedSplit
-from pipeline.detector.preprocessor import with_few_copies
 from pipeline.loading.collate import collate_views
 from pipeline.loading.dataset import view_dataset_config
 from pipeline.loading.transforms import NO_LABELS, LabelTransforms
@@ -99,7 +98,7 @@ def train(run: TrainingRun) -> tuple[dict[str, Tensor], dict[str, Any]]:
         default_scope="mmdet",
         # mmengine adds the second, which two trainings of a process may share, and their record.
         experiment_name=f"{run.name}_{uuid4().hex}",
-        model=with_few_copies(run.model),
+        model=run.model,
         work_dir=str(run.folder),
         train_dataloader=dict(
             batch_size=batch_size,

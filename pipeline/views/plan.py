@@ -107,7 +107,7 @@ class SampledPlan:
             number: less than `len(self)`.
             image_id: of the annotation file.
             height: of the image.
-            width: likewise.
+            width: of the image.
         """
         settings = self.settings
         scale, flip, *window = _draws(settings.seed, image_id, number)
@@ -155,7 +155,7 @@ def view_plan(views: Views) -> ViewPlan:
 
 
 def read_plan(plain: Any) -> ViewPlan:
-    """The plan whose `plain()` this is."""
+    """The plan that gave these plain values (see `plain`)."""
     if isinstance(plain, dict):
         return SampledPlan(Sampled.model_validate(plain))
     return FixedPlan(tuple(View(tuple(view["scale"]), view["flip"]) for view in plain))

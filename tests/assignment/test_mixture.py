@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.assignment.mixture import Mixtures, _fit, fit_mixtures
+from pipeline.assignment.mixture import fit_mixtures
 from tests.conftest import DEVICES, sklearn_mixture
 
 
@@ -45,17 +45,6 @@ def test_equals_sklearn_on_random_problems(device: str) -> None:
         np.testing.assert_allclose(
             mixtures.log_density[row, :count].cpu().numpy(), density, rtol=1e-6, atol=1e-8
         )
-
-
-def test_torch_fits_as_numpy_does() -> None:
-    """A GPU's way, on the CPU."""
-    rng = np.random.default_rng(2)
-    costs, valid = batch([random_costs(rng) for _ in range(100)], "cpu")
-    expected = fit_mixtures(costs, valid)
-    found = Mixtures(*_fit(torch, costs, valid))
-    assert torch.equal(found.first, expected.first)
-    for name in ("log_density", "means", "variances"):
-        torch.testing.assert_close(getattr(found, name), getattr(expected, name))
 
 
 @pytest.mark.parametrize(

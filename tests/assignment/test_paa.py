@@ -1,8 +1,6 @@
 """The PAA rule against mmdet's assigner, and where mmdet's own stops."""
 
 import math
-from dataclasses import fields
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -14,15 +12,14 @@ from mmengine.structures import InstanceData
 from pipeline.assignment.iou import max_iou, prior_ious
 from pipeline.assignment.paa import (
     BACKGROUND,
-    Candidates,
-    Positives,
     find_candidates,
-    list_candidates,
-    order,
+    place_in_group,
     select_positives,
+    sort_by_group,
 )
 from pipeline.data.ground_truth import GroundTruth
 from pipeline.views.priors import PriorGrid
+from tests.conftest import DEVICES
 
 GRID = PriorGrid((8, 16, 32, 64, 128))
 PADDED = (192, 256)
@@ -118,27 +115,6 @@ def test_ious_equal_mmdet(seed: int) -> None:
         assert torch.equal(best[image], bbox_overlaps(kept, predicted[image]).amax(0))
 
 
-def test_torch_chooses_as_numpy_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A GPU's way, on the CPU."""
-    rng = np.random.default_rng(6)
-    boxes = torch.stack([random_boxes(rng, 9) for _ in range(4)])
-    valid = torch.from_numpy(rng.random((4, 9)) < 0.8)
-    costs = torch.from_numpy(rng.gamma(2, 1, 4 * GRID.count(PADDED))).float()
-    costs[::97] = torch.nan
-
-    def choose() -> tuple[Candidates, Positives]:
-        found = list_candidates(PRIORS, truth_of(boxes, valid))
-        own = costs[: len(found.image)]
-        return found, select_positives(own, found.group, found.level, len(PRIORS.shapes))
-
-    expected = choose()
-    monkeypatch.setattr("pipeline.assignment.paa.arrays", lambda *tensors: (torch, *tensors))
-    for ours, numpys in zip(choose(), expected, strict=True):
-        for field in fields(ours):
-            assert torch.equal(getattr(ours, field.name), getattr(numpys, field.name))
-    assert len(expected[1].fallbacks)
-
-
 def positives(costs: list[float], levels: list[int] | None = None, objects=None) -> list[int]:
     costs_ = torch.tensor(costs)
     result = select_positives(
@@ -150,18 +126,25 @@ def positives(costs: list[float], levels: list[int] | None = None, objects=None)
     return result.chosen.nonzero()[:, 0].tolist()
 
 
-@pytest.mark.parametrize("library", [np, torch], ids=["numpy", "torch"])
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("groups", [1, 40, 70_000])
-def test_order_is_by_group_cost_and_index(library: ModuleType, dtype: str, groups: int) -> None:
+def test_sorting_is_by_group_cost_and_index(device: str, dtype: torch.dtype, groups: int) -> None:
     rng = np.random.default_rng(groups)
     # Few different costs, so that many are equal; negative ones and such that are not finite, too.
     costs = rng.choice([-2.5, -1e-7, 1e-38, 0.1, 0.3, 7.0, 1e9, math.inf, math.nan], 500)
     group = rng.integers(0, groups, 500)
-    found = order(library.asarray(costs, dtype=getattr(library, dtype)), library.asarray(group))
+    found = sort_by_group(
+        torch.tensor(costs, dtype=dtype, device=device), torch.tensor(group, device=device)
+    )
     finite = np.where(np.isfinite(costs), costs, math.inf)
     expected = sorted(range(500), key=lambda i: (group[i], finite[i], i))
     assert found.tolist() == expected
+
+
+def test_places_in_groups_are_counted() -> None:
+    found = place_in_group(torch.tensor([4, 4, 4, 5, 8, 8]))
+    assert found.tolist() == [0, 1, 2, 0, 0, 1]
 
 
 def test_low_costs_are_positive_and_high_ones_background() -> None:

@@ -17,6 +17,7 @@ from benchmarks.synthetic import borrow_project
 from benchmarks.teacher_pass import infer, labels_of_part
 from pipeline.assignment.mixture import fit_mixtures
 from pipeline.project.errors import UserError
+from pipeline.project.paths import Paths
 from pipeline.store.reader import LabelStore
 from pipeline.teacher_pass.run import fill_store
 from tests.conftest import ROOT
@@ -208,11 +209,17 @@ def test_what_needs_a_project_is_skipped_without(tmp_path) -> None:
 
 
 def test_a_mistake_ends_with_a_message(tmp_path) -> None:
-    ended = run_benchmarks(f"--out={tmp_path / 'out'}", "--only=read")
+    params = tmp_path / "params.yaml"
+    params.write_text("views: [")
+    ended = run_benchmarks(f"--params={params}", f"--out={tmp_path / 'out'}")
     assert ended.returncode == 1
-    assert "Error: no part 'read' (did you mean 'reads'?)" in ended.stderr
+    assert f"Error: {params} is not valid YAML" in ended.stderr
     assert "Traceback" not in ended.stderr
-    assert "Warning" not in ended.stderr
+
+
+def test_a_part_that_is_none(tmp_path) -> None:
+    with pytest.raises(UserError, match="no part 'read'.*did you mean 'reads'"):
+        next(run_parts(Bench(None, Paths(tmp_path), QUICK), ["read"]))
 
 
 def test_the_parts_are_known() -> None:

@@ -1,5 +1,6 @@
 """The digest of the code that a run depends on: which files, and what of them."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -81,6 +82,21 @@ def test_what_a_module_imports_counts_and_nothing_else(digest_of) -> None:
 def test_a_digest_is_of_all_modules_in_any_order() -> None:
     one, other = "pipeline.project.digests", "pipeline.project.text"
     assert code_digest(one, other) == code_digest(other, one) != code_digest(one)
+
+
+def test_a_digest_is_the_same_in_every_process() -> None:
+    name = "pipeline.store.reader"
+    program = f"from pipeline.project.code import code_digest; print(code_digest({name!r}))"
+    for seed in "123":  # of the order of sets
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.strip() == code_digest(name)
 
 
 TREE = {

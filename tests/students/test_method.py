@@ -79,6 +79,7 @@ def test_the_methods_of_the_paper(name: str, expected: Any) -> None:
 NEW_METHOD = '''
 from mmdet.registry import MODELS
 
+import pipeline.students.losses
 from pipeline.students.method import Method
 from pipeline.students.soft_scores import SoftLADHead
 

@@ -23,7 +23,13 @@ from pipeline.store.schema import VIEW_COLUMNS
 from pipeline.verification.verify import verify_labels
 from stages.cli import lad
 from tests.conftest import ROOT
-from tests.teacher_pass.test_fingerprint import change_a_box, change_weights, restamp
+from tests.teacher_pass.test_fingerprint import (
+    as_before_labels_had_a_version,
+    change_a_box,
+    change_weights,
+    restamp,
+    rewrite,
+)
 
 
 @pytest.fixture
@@ -111,6 +117,15 @@ def test_a_store_that_others_made_is_judged_by_its_labels(project) -> None:
     assert not report["passed"]
     (problem,) = report["problems"]
     assert problem.startswith(f"{place}: 1 of ")
+
+
+def test_a_store_from_before_labels_had_a_version_is_verified(project) -> None:
+    rewrite(project.paths.labels, as_before_labels_had_a_version)
+    assert sampled(project, 20) == []
+    report = json.loads((project.paths.root / "verify.json").read_text())
+    assert report["made_with"]["torch"] == version("torch")
+    attributes = json.loads((project.paths.labels / "zarr.json").read_text())["attributes"]
+    assert report["fingerprint"] == digest(attributes["fingerprint"])
 
 
 def test_a_sample_is_some_batches_and_always_the_same(project) -> None:
