@@ -66,6 +66,9 @@ class StudentTrainer:
         dataset: of all views, with `ALL_OBJECTS`.
         teacher: the teacher's model folder.
         min_iou: the teacher's boxes count where they overlap an object by more than this.
+
+    Attributes:
+        models: the student's config in each way, `paa` and `soft`.
     """
 
     def __init__(

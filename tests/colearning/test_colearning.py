@@ -55,7 +55,7 @@ MIXED = [0, 5, 10, 15, 16, 21, 30, 39]
 """Views of several sizes, with crowds and an image without objects (4 views an image)."""
 
 
-def network(labelled, head: str = "LADHead") -> ConfigDict:
+def network(labelled, head: str = "ObjectnessLADHead") -> ConfigDict:
     """The config of the teacher's network with another head."""
     _, model = load_model(labelled.paths.teacher, "")
     model = copy.deepcopy(model)

@@ -85,8 +85,8 @@ def paths(tmp_path: Path) -> Paths:
 def model(name: str, method: str, **changes: object) -> Model:
     content = training(name, method, **changes)
     run = Run(**{n: content[n] for n in Run.__dataclass_fields__})
-    about = [content[n] for n in ("method", "labels", "assigner", "config")]
-    return Model(name, *about, METRICS, run)
+    about = {n: content[n] for n in ("method", "labels", "assigner", "config")}
+    return Model(name, **about, metrics=METRICS, run=run)
 
 
 def test_break_even_of_one_student():

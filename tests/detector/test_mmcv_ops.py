@@ -337,7 +337,10 @@ def test_some_gradients_of_version_1_are_added_to_what_is_there(device: str):
     x, offset, weight = (operand.detach() for operand in operands)
     unused = x.new_empty(0)
     sizes = dict(dH=2, dW=1, padH=1, padW=2, dilationH=1, dilationW=2)
-    ops.deform_conv_backward_input(x, offset, upstream, *found[:2], weight, unused, **sizes)
+    into_x, into_offset, _ = found
+    ops.deform_conv_backward_input(
+        x, offset, upstream, into_x, into_offset, weight, unused, **sizes
+    )
     ops.deform_conv_backward_parameters(
         x, offset, upstream, found[2], unused, unused, scale=0.5, **sizes
     )

@@ -61,7 +61,8 @@ def probability(scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
         return 1 / (1 + np.exp(-x))
 
     result = np.empty_like(scores)
-    for (row, column), inside in neighbours(*scores.shape[-2:], int(weights.shape[1] ** 0.5)):
+    rows, columns = scores.shape[2:]
+    for (row, column), inside in neighbours(rows, columns, int(weights.shape[1] ** 0.5)):
         terms = [
             sigmoid(scores[:, :, y, x]) * sigmoid(weights[:, place, row, column])[:, None]
             for place, y, x in inside
@@ -73,7 +74,8 @@ def probability(scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
 def log_formula(scores: Tensor, weights: Tensor) -> Tensor:
     """The logit of the formula, by way of the logarithms of all terms of p and of 1 - p."""
     cells = []
-    for (row, column), inside in neighbours(*scores.shape[-2:], int(weights.shape[1] ** 0.5)):
+    rows, columns = scores.shape[2:]
+    for (row, column), inside in neighbours(rows, columns, int(weights.shape[1] ** 0.5)):
         hits, misses = [], []
         for place, y, x in inside:
             score, weight = scores[:, :, y, x], weights[:, place, row, column, None]
