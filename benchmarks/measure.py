@@ -157,15 +157,17 @@ def one_thread() -> Iterator[None]:
             torch.set_num_threads(threads)
 
 
-def in_own_process(function: Callable[..., Any], *args: Any) -> Any:
+def in_own_process(function: Callable[..., Any], *args: Any, keep_memory: bool = True) -> Any:
     """What a function returns in a new process: its peak of memory is its own.
 
     Args:
         function: of a module.
         args: that can be pickled.
+        keep_memory: whether the process keeps the memory that tensors free, as `lad` does.
     """
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, spawn, keep_freed_memory) as executor:
+    start = keep_freed_memory if keep_memory else None
+    with ProcessPoolExecutor(1, spawn, start) as executor:
         return executor.submit(function, *args).result()
 
 

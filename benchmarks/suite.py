@@ -13,6 +13,7 @@ from benchmarks.measure import Figures
 from benchmarks.memory import measure_memory
 from benchmarks.mixture import measure_mixtures, random_costs, trained_costs
 from benchmarks.reads import measure_reads
+from benchmarks.speedups import measure_speedups
 from benchmarks.steps import measure_large_steps, measure_steps
 from benchmarks.teacher_pass import measure_large_pass, measure_pass
 from pipeline.project.errors import UserError, did_you_mean
@@ -188,6 +189,14 @@ def _memory(bench: Bench) -> list[Figures]:
     return [measure_memory(*found, steps=min(4, bench.effort.steps)) if found else _NO_STORE]
 
 
+def _speedups(bench: Bench) -> list[Figures]:
+    effort, params = bench.effort, bench.params_with_teacher()
+    if not params:
+        return [_NO_TEACHER]
+    project = params.labels, params.views, bench.paths
+    return [measure_speedups(*project, effort.pass_images // 4, effort.repeats)]
+
+
 _NO_STORE = Figures([], "skipped: there is no label store yet; run `lad labels`")
 _NO_TEACHER = Figures([], "skipped: there is no teacher yet; run `lad teacher`")
 
@@ -201,6 +210,7 @@ PARTS: dict[str, Callable[[Bench], list[Figures]]] = {
     "loader": _loader,
     "growth": _growth,
     "memory": _memory,
+    "speedups": _speedups,
 }
 
 

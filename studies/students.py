@@ -27,8 +27,8 @@ from pipeline.loading.collate import view_loader
 from pipeline.loading.dataset import ViewDataset
 from pipeline.loading.sampler import ViewSampler
 from pipeline.online.settings import OnlineStudent
+from pipeline.online.students import batch_targets
 from pipeline.online.train import online_model
-from pipeline.students.soft_scores import BatchTargets
 from pipeline.teacher_pass.label import run_network
 from pipeline.teacher_pass.teacher import SoftPredictions, Teacher
 from pipeline.training.batch_grid import BatchGrid
@@ -189,18 +189,8 @@ def soft_losses(
         predicted: what it learns.
         grid: of the batch.
     """
-    (indices,) = predicted.max_iou.flatten().nonzero(as_tuple=True)
-    max_iou, iou = (part.flatten()[indices] for part in (predicted.max_iou, predicted.iou))
-    targets = BatchTargets(
-        valid_flags=grid.valid_flags,
-        probabilities=predicted.probabilities.flatten(0, 1),
-        indices=indices,
-        anchors=grid.anchors(indices),
-        max_iou=max_iou,
-        boxes=grid.boxes_at(indices, predicted.distances.flatten(0, 1)[indices]),
-        iou=iou,
-    )
+    targets = batch_targets(predicted, grid)
     # The head divides by the sum of the IoUs.
-    weight = max_iou.sum() if len(indices) else 1
+    weight = targets.max_iou.sum() if len(targets.indices) else 1
     losses = student.bbox_head.soft_losses(outputs, targets)
     return {name: loss * weight for name, loss in losses.items()}

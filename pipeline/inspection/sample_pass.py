@@ -191,7 +191,7 @@ def sample_pass(
     layout = plan_store(
         [images[image] for image in chosen],
         PaddedViews(plan, teacher.teacher.grid, teacher.divisor),
-        # A shard is a batch, or a few, so that the probe can end after any.
+        # A shard is a batch, or a few, so that the sample can end after any.
         max([labels.batch_size, *labels.bucket_batch_sizes.values()]),
         len(train.classes) if labels.soft else 0,
     )

@@ -12,7 +12,7 @@ from torch import Tensor
 from pipeline.detector.model_folder import load_model
 from pipeline.heads.paa import HeadOutputs
 from pipeline.students.soft_scores import BatchTargets
-from pipeline.teacher_pass.teacher import Teacher
+from pipeline.teacher_pass.teacher import SoftPredictions, Teacher
 from pipeline.training.batch_assignment import BatchAssignment, assign_batch, count_fallbacks
 from pipeline.training.batch_grid import BatchGrid, ground_truth
 
@@ -100,7 +100,9 @@ class OnlineSoftLAD(OnlineLAD):
         outputs = self.teacher_outputs(batch_inputs)
         grid = BatchGrid.of(self.teacher.grid, batch_data_samples, batch_inputs.device)
         head = self.bbox_head
-        targets = self._targets(outputs, batch_data_samples, grid)
+        truth = ground_truth(batch_data_samples, grid.device)
+        predicted = self.teacher.predict_soft(outputs, truth, grid.padded, self.min_iou)
+        targets = batch_targets(predicted, grid)
         own = HeadOutputs(*head(self.extract_feat(batch_inputs)))
         if not head.with_assignment:
             losses: dict[str, Tensor] = head.soft_losses(own, targets)
@@ -109,21 +111,25 @@ class OnlineSoftLAD(OnlineLAD):
         losses = head.losses(own, targets, assignment.labels, batch_data_samples)
         return losses | count_fallbacks(assignment)
 
-    def _targets(self, outputs: HeadOutputs, samples: SampleList, grid: BatchGrid) -> BatchTargets:
-        """The soft scores of a batch."""
-        truth = ground_truth(samples, grid.device)
-        predicted = self.teacher.predict_soft(outputs, truth, grid.padded, self.min_iou)
-        view, prior = ((predicted.max_iou > 0) & grid.valid_flags).nonzero(as_tuple=True)
-        indices = view * grid.valid_flags.shape[1] + prior
-        return BatchTargets(
-            valid_flags=grid.valid_flags,
-            # Tensors of inference mode can't be part of a loss; indexing copies the others.
-            probabilities=predicted.probabilities.clone(
-                memory_format=torch.contiguous_format
-            ).flatten(0, 1),
-            indices=indices,
-            anchors=grid.anchors(indices),
-            max_iou=predicted.max_iou[view, prior],
-            boxes=grid.boxes_at(indices, predicted.distances[view, prior]),
-            iou=predicted.iou[view, prior],
-        )
+
+def batch_targets(predicted: SoftPredictions, grid: BatchGrid) -> BatchTargets:
+    """What a student learns of a teacher's soft scores of its batch.
+
+    Args:
+        predicted: of the teacher, on the batch's grid.
+        grid: of the batch.
+    """
+    kept = (predicted.max_iou > 0) & grid.valid_flags
+    (indices,) = kept.flatten().nonzero(as_tuple=True)
+    return BatchTargets(
+        valid_flags=grid.valid_flags,
+        # Tensors of inference mode can't be part of a loss; indexing copies the others.
+        probabilities=predicted.probabilities.clone(memory_format=torch.contiguous_format).flatten(
+            0, 1
+        ),
+        indices=indices,
+        anchors=grid.anchors(indices),
+        max_iou=predicted.max_iou.flatten()[indices],
+        boxes=grid.boxes_at(indices, predicted.distances.flatten(0, 1)[indices]),
+        iou=predicted.iou.flatten()[indices],
+    )

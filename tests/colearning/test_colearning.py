@@ -21,6 +21,7 @@ from pipeline.colearning.network import CoLAD
 from pipeline.data.dataset import load_split
 from pipeline.detector.build import build_detector
 from pipeline.detector.model_folder import load_model, read_weights
+from pipeline.heads.paa import HeadOutputs
 from pipeline.loading.dataset import view_dataset
 from pipeline.project.errors import UserError
 from pipeline.teacher_pass.teacher import Teacher
@@ -80,6 +81,10 @@ def batch_of(labelled, views: list[int], detector: CoLAD) -> tuple[torch.Tensor,
     return batch["inputs"], batch["data_samples"]
 
 
+def outputs_of(both: CoLAD, inputs: torch.Tensor) -> list[HeadOutputs]:
+    return [HeadOutputs(*one.bbox_head(one.extract_feat(inputs))) for one in both.networks]
+
+
 @pytest.mark.parametrize("per_level", [True, False], ids=["per level", "per object"])
 @pytest.mark.parametrize("criterion", CRITERIA)
 def test_identical_networks_assign_as_plain_paa(labelled, criterion: str, per_level: bool) -> None:
@@ -97,7 +102,7 @@ def test_identical_networks_assign_as_plain_paa(labelled, criterion: str, per_le
     features = both.networks[0].extract_feat(inputs)
     expected = plain.bbox_head.loss(features, samples)
 
-    outputs = [one.bbox_head(features) for one in both.networks]
+    outputs = [HeadOutputs(*one.bbox_head(features)) for one in both.networks]
     shared = both.assign(outputs, samples)
     labels = torch.cat(plain.bbox_head.assigned)
     assert (labels < 10).sum() > 50
@@ -128,7 +133,7 @@ def test_the_network_that_is_always_picked_teaches_as_in_lad(
     for parameter in both.networks[1 - teacher].bbox_head.parameters():
         torch.nn.init.zeros_(parameter)
     inputs, samples = batch_of(labelled, MIXED, both)
-    outputs = [one.bbox_head(one.extract_feat(inputs)) for one in both.networks]
+    outputs = outputs_of(both, inputs)
     shared = both.assign(outputs, samples)
     assert shared.taught.tolist() == [1 - teacher, teacher]
 
@@ -167,7 +172,7 @@ def disagreeing(labelled, **settings: Any) -> CoLAD:
 def test_each_object_has_the_positives_of_its_teacher(labelled, criterion: str) -> None:
     both = disagreeing(labelled, criterion=criterion, per_level=False)
     inputs, samples = batch_of(labelled, MIXED, both)
-    outputs = [one.bbox_head(one.extract_feat(inputs)) for one in both.networks]
+    outputs = outputs_of(both, inputs)
     shared = both.assign(outputs, samples)
     assert 0.05 < shared.taught[0] < 0.95
     objects, crowds, metas = unpack_gt_instances(samples)
@@ -241,7 +246,7 @@ def test_costs_that_are_not_finite_do_not_stop_a_step(labelled) -> None:
     both.init_weights()
     torch.nn.init.constant_(both.networks[0].bbox_head.atss_cls.bias, float("nan"))
     inputs, samples = batch_of(labelled, MIXED, both)
-    outputs = [one.bbox_head(one.extract_feat(inputs)) for one in both.networks]
+    outputs = outputs_of(both, inputs)
     shared = both.assign(outputs, samples)
     assert shared.taught.tolist() == [0, 1]
     assert shared.labels.num_pos > 0
