@@ -22,6 +22,8 @@ from pipeline.store.reader import LabelStore
 from pipeline.teacher_pass.run import fill_store
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 def quick(project, part: str):
     """The only figures of a part."""

@@ -13,6 +13,8 @@ import yaml
 
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 LAD = """#!/bin/sh
 # Results that depend on the same inputs as those of the real commands.
 set -e

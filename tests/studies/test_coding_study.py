@@ -25,6 +25,8 @@ from studies.codings import box_codings, chunk, class_codings, unchunk, with_tai
 from studies.students import StudentTrainer, predict
 from tests.conftest import ROOT, Project
 
+pytestmark = pytest.mark.slow
+
 DEFAULT = Coding(cut=0.012, levels=63, power=1.5)
 COARSE = Coding(cut=0.03, levels=63, power=1.5)
 MIN_IOU = 0.1

@@ -25,6 +25,8 @@ from pipeline.teacher_pass.settings import Labels
 from tests.project.test_memory import PAGES, new_pages
 from tests.teacher_pass.test_run import assert_same_stores
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def project(labelled, tmp_path):
