@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.project.digests import digest
 from pipeline.project.files import bytes_on_disk
 from pipeline.project.text import markdown_table
 from pipeline.store.reader import LabelStore
@@ -130,7 +129,7 @@ def describe(summary: Summary) -> str:
     lines += store.plan().describe()
     lines += ["", *_bucket_lines(summary)]
     lines += ["", *_size_lines(summary), "", *_positive_lines(summary)]
-    lines += ["", f"fingerprint {digest(fingerprint)}", *_nested(fingerprint, "  ")]
+    lines += ["", f"fingerprint {store.fingerprint_digest}", *_nested(fingerprint, "  ")]
     lines += ["", "made with", *_nested(store.made_with, "  ")]
     return "\n".join(lines) + "\n"
 

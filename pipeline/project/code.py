@@ -17,15 +17,17 @@ LIBRARY = "pipeline"
 
 
 def code_digest(*modules: str) -> str:
-    """sha256 of the code of modules and of all that they import from this library.
+    """The first 16 digits of the sha256 of modules and of all that they import from this library.
 
     Args:
         modules: by full name, as `pipeline.students.train`.
     """
     found = hashlib.sha256()
     for file in sorted(imported_files([_file(ROOT, module) for module in modules], ROOT)):
-        found.update(f"{file}\n{_bare_code(ROOT / file)}\n".encode())
-    return found.hexdigest()
+        state = (ROOT / file).stat()
+        code = _bare_code(ROOT / file, (state.st_mtime_ns, state.st_size))
+        found.update(f"{file}\n{code}\n".encode())
+    return found.hexdigest()[:16]
 
 
 def imported_files(starts: Iterable[Path], root: Path) -> set[Path]:
@@ -66,8 +68,14 @@ def _file(root: Path, module: str) -> Path:
     return file / "__init__.py" if (root / file).is_dir() else file.with_suffix(".py")
 
 
-def _bare_code(file: Path) -> str:
-    """A module without comments, docstrings and empty lines; the same for any Python."""
+@cache
+def _bare_code(file: Path, version: tuple[int, int]) -> str:
+    """A module without comments, docstrings and empty lines; the same for any Python.
+
+    Args:
+        file: of the module.
+        version: time of its last change and its size; a process reads each version once.
+    """
     text = file.read_text()
     lines = text.splitlines()
     for token in tokenize.generate_tokens(io.StringIO(text).readline):

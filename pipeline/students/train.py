@@ -17,7 +17,7 @@ from pipeline.loading.transforms import NO_LABELS
 from pipeline.project.paths import Paths
 from pipeline.store.fingerprint import label_parts
 from pipeline.store.reader import LabelStore
-from pipeline.students.cached import cached_model, student_labels
+from pipeline.students.cached import cached_model, min_iou_of, student_labels
 from pipeline.students.method import method_module
 from pipeline.students.settings import Student
 from pipeline.training.batched_paa import batched_paa
@@ -60,7 +60,8 @@ def train_student(
         store.require(label_parts(train_split, shown), f"the student {name}")
         store.require_complete()
         network = cached_model(model, student.method, store)
-        labels, inputs = student_labels(student, store), store.fingerprint
+        labels = student_labels(student, store)
+        inputs = {"store": store.fingerprint, "min_iou": min_iou_of(student)}
     else:
         network = batched_paa(model) if student.assigner == "batched" else model
     run = TrainingRun(

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.detector.model_folder import CONFIG
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.evaluation.settings import Evaluation
 from pipeline.project.errors import UserError
@@ -32,5 +33,10 @@ def test_an_unknown_model_is_refused_with_those_that_there_are(
     paths = Paths(tmp_path)
     for model in ("pair.small", "first", "pair.big"):
         paths.model(model).mkdir(parents=True)
+        (paths.model(model) / CONFIG).touch()
+    # What a kill can leave is no model.
+    paths.model("half.partial").mkdir()
+    paths.model("gone.removed").mkdir()
+    (paths.model("gone.removed") / CONFIG).touch()
     with pytest.raises(UserError, match=message):
         evaluate(name, Evaluation(scale=(256, 192)), paths)

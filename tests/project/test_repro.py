@@ -205,7 +205,7 @@ def test_another_student_setting_makes_no_labels(workspace) -> None:
 
 
 def test_networks_that_learn_together_run_alone(workspace) -> None:
-    configs = ["configs/paa_r18_third.py", "configs/paa_r18_half.py"]
+    configs = ["configs/paa_r18_third.py", "configs/paa_r18_cop.py"]
     networks = [{"name": n, "config": c} for n, c in zip(("one", "two"), configs, strict=True)]
     ran = workspace.repro(colearn={"pair": {"networks": networks}})
     everything = {"colearn pair"} | evaluated("pair.one", "pair.two")

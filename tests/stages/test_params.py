@@ -197,9 +197,9 @@ def test_online_labels_are_a_section_of_their_own(tmp_path: Path):
 
 def test_a_name_that_is_in_both_sections(tmp_path: Path):
     online = dict.fromkeys(("third", "first"), GOOD["students"]["first"])
-    (line,) = message(tmp_path, changed("online", online)).splitlines()
-    expected = "FILE: the file: students and online both have a student 'first', got "
-    assert line.startswith(expected)
+    assert message(tmp_path, changed("online", online)) == (
+        "FILE: the file: students and online both have a student 'first'"
+    )
 
 
 @pytest.mark.parametrize("section", ["students", "online"])

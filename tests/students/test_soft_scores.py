@@ -12,6 +12,7 @@ from pipeline.data.dataset import load_split
 from pipeline.detector.build import build_detector, load_model_config, without_downloads
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.loading.dataset import view_dataset
+from pipeline.project.digests import differences
 from pipeline.project.errors import UserError
 from pipeline.store.coding import TAIL
 from pipeline.store.reader import LabelStore
@@ -164,3 +165,23 @@ def test_a_store_without_soft_scores_is_refused(labelled, tmp_path) -> None:
         student_labels(Student(config="x", method="solad"), store)
     with pytest.raises(UserError, match="holds no soft scores"):
         store.soft(0)
+
+
+def test_another_threshold_of_soft_labels_starts_anew(labelled, tmp_path, monkeypatch) -> None:
+    """A half-finished training does not go on with another threshold."""
+    records = []
+
+    def begin(run):
+        records.append(run.decides_result(1))
+        raise KeyError
+
+    monkeypatch.setattr("pipeline.students.train.train", begin)
+    project = labelled.copy(tmp_path)
+    student = {"config": project.params.students["lad"].config, "method": "soft"}
+    for min_iou in (0.1, 0.5):
+        project.change(students={"it": student | {"min_iou": min_iou}})
+        with pytest.raises(KeyError):
+            project.train("it")
+    first, second = (json.loads(json.dumps(one, default=str)) for one in records)
+    (line,) = differences(second, first)
+    assert line.endswith("expected 0.5, found 0.1")
