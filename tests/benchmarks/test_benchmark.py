@@ -224,13 +224,6 @@ def test_a_part_that_is_none(tmp_path) -> None:
         next(run_parts(Bench(None, Paths(tmp_path), QUICK), ["read"]))
 
 
-def test_a_pass_without_a_speedup_is_compared_with_one_that_has_it(labelled) -> None:
-    figures = quick(labelled, "speedups")
-    assert {one.against for one in figures.ratios} == {"with it"}
-    assert all(one.ours > 0 and one.theirs > 0 for one in figures.ratios)
-    assert len(figures.ratios) == 2
-
-
 def test_the_parts_are_known() -> None:
     assert set(PARTS) == {
         *("reads", "steps", "mixture", "assignment", "pass", "cluster", "loader", "growth"),
