@@ -218,7 +218,13 @@ def sample_pass(
 
 
 def _places(views: npt.NDArray[np.int64], chosen: npt.NDArray[np.int64], plan: int) -> list[int]:
-    """Places in the whole data set of `views`, places among those of the `chosen` images."""
+    """Where views of the chosen images stand among all views of the data set.
+
+    Args:
+        views: places among the views of the chosen images.
+        chosen: places of these images in the data set.
+        plan: number of views of an image.
+    """
     places: list[int] = (chosen[views // plan] * plan + views % plan).tolist()
     return places
 
