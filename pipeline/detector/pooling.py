@@ -18,9 +18,9 @@ _STEM: dict[str, Any] = {
 class QuickMaxPool(nn.MaxPool2d):
     """The max pooling of a ResNet's stem: the same numbers, whatever the device and layout.
 
-    torch's, on the CPU and where channels come first, looks at each of the 9 places for itself. That
-    costs 3.8 % of the processor time of the demo's teacher pass (`python -m benchmarks --only
-    speedups` measures it).
+    torch's, on the CPU and where channels come first, looks at each of the 9 places for itself.
+    That costs 3.8 % of the processor time of the demo's teacher pass; `python -m benchmarks --only
+    speedups` measures it.
     """
 
     def __init__(self) -> None:
