@@ -24,6 +24,7 @@ from pipeline.heads.paa import prior_grid
 from pipeline.loading.collate import collate_views
 from pipeline.loading.dataset import view_dataset
 from pipeline.loading.transforms import ALL_OBJECTS
+from pipeline.project.machine import loader_processes
 from pipeline.project.paths import Paths
 from pipeline.store.schema import StoreLayout, plan_store
 from pipeline.teacher_pass.label import batches_of
@@ -64,7 +65,7 @@ def infer(labels: Labels, views: Views, paths: Paths, collate: Collate = pseudo_
             for shard in layout.shards()
             for batch in batches_of(shard, layout, labels.model_dump())
         ],
-        num_workers=labels.workers,
+        num_workers=loader_processes(labels.workers),
         collate_fn=collate,
     )
     shown = 0

@@ -19,6 +19,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pipeline.project.transfer import send
+
 TOLERANCE = 1e-3
 MAX_ITERATIONS = 100
 REGULARISATION = 1e-6
@@ -67,24 +69,25 @@ class _Fit(NamedTuple):
 
 
 def fit_mixtures(costs: Tensor, valid: Tensor) -> Mixtures:
-    """Fit one mixture to each row of costs.
+    """Fit one mixture to each row of costs, on the CPU.
+
+    A fit is up to a hundred rounds of tiny operations, which would keep a GPU waiting. It also
+    makes the fits of equal costs equal, whatever the device.
 
     Args:
         costs: (N, K) finite costs where `valid`; other places do not count.
         valid: (N, K) bool, at least one in each row.
     """
-    x = costs.double()
+    x, valid = costs.cpu().double(), valid.cpu()
     low = torch.where(valid, x, torch.inf).amin(1)
     high = torch.where(valid, x, -torch.inf).amax(1)
     x = torch.where(valid, x, low[:, None])
     fit = _fit(x, valid.double(), low, high)
     joint = fit.log_joint(x)
-    return Mixtures(
-        first=(joint[0] >= joint[1]) & valid,
-        log_density=torch.where(valid, _log_density(joint), 0),
-        means=fit.means.T,
-        variances=0.5 / fit.precisions.T,
-    )
+    first = (joint[0] >= joint[1]) & valid
+    log_density = torch.where(valid, _log_density(joint), 0)
+    found = first, log_density, fit.means.T, 0.5 / fit.precisions.T
+    return Mixtures(*send(found, costs.device))
 
 
 def _fit(x: Tensor, weight: Tensor, low: Tensor, high: Tensor) -> _Fit:

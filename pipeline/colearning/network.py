@@ -18,7 +18,7 @@ from mmengine.model import BaseModel, ModuleList
 from torch import Tensor
 
 from pipeline.assignment.criterion import Criterion, choose_teachers
-from pipeline.detector.build import build_detector, preprocessing
+from pipeline.detector.build import build_detector, preprocessing, without_waits
 from pipeline.detector.model_folder import load_weights, read_weights
 from pipeline.heads.lad import ObjectnessLADHead
 from pipeline.heads.paa import HeadOutputs, candidate_costs, check_rule, prior_grid
@@ -66,7 +66,7 @@ class CoLAD(BaseModel):
         per_level: bool,
         checkpoints: Sequence[dict[str, Any] | None] = (None, None),
     ) -> None:
-        super().__init__(data_preprocessor=networks[0].data_preprocessor)
+        super().__init__(data_preprocessor=without_waits(networks[0]).data_preprocessor)
         self.names = names
         self.networks = ModuleList([build_detector(model) for model in networks])
         self.criterion = criterion

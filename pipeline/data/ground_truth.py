@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from pipeline.project.transfer import send
+
 
 @dataclass(frozen=True, eq=False)
 class GroundTruth:
@@ -44,7 +46,5 @@ class GroundTruth:
         )
 
     def to(self, device: torch.device | str) -> "GroundTruth":
-        """The same on a device; the caller need not wait for the copy."""
-        return GroundTruth(
-            *(part.to(device, non_blocking=True) for part in (self.boxes, self.labels, self.valid))
-        )
+        """The same on a device, from the CPU; the caller need not wait for the copy."""
+        return GroundTruth(*send((self.boxes, self.labels, self.valid), torch.device(device)))

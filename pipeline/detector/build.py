@@ -46,6 +46,14 @@ def without_downloads(model: ConfigDict) -> ConfigDict:
     return model
 
 
+def without_waits(model: ConfigDict) -> ConfigDict:
+    """The same model, which does not wait until the images of a batch are on its device."""
+    preprocessor = model.get("data_preprocessor")
+    if not preprocessor:
+        return model
+    return ConfigDict(model, data_preprocessor=dict(preprocessor, non_blocking=True))
+
+
 def build_detector(model: ConfigDict) -> PAA:
     """The network of a model config.
 
@@ -53,7 +61,7 @@ def build_detector(model: ConfigDict) -> PAA:
         UserError: mmdet can't build it.
     """
     try:
-        detector: PAA = MODELS.build(model)
+        detector: PAA = MODELS.build(without_waits(model))
     except (TypeError, KeyError, AssertionError, ValueError) as error:
         raise UserError(f"mmdet can't build the model of type {model.type!r}: {error}") from error
     return detector

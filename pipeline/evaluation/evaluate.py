@@ -4,14 +4,16 @@ import json
 import tempfile
 from typing import Any
 
+import torch
 from mmengine.runner import Runner
 
 from pipeline.data.dataset import load_split
-from pipeline.detector.build import without_downloads
+from pipeline.detector.build import without_downloads, without_waits
 from pipeline.detector.model_folder import CONFIG, WEIGHTS, load_model
 from pipeline.evaluation.settings import Evaluation
 from pipeline.project.errors import UserError, did_you_mean
 from pipeline.project.files import PARTIAL, REMOVED, write_whole
+from pipeline.project.machine import loader_processes
 from pipeline.project.paths import Paths, made_by
 
 METRICS = {
@@ -51,12 +53,13 @@ def evaluate(name: str, settings: Evaluation, paths: Paths) -> dict[str, Any]:
         runner = Runner(
             default_scope="mmdet",
             experiment_name=f"evaluate_{name}",
-            model=without_downloads(model),
+            model=without_waits(without_downloads(model)),
             work_dir=scratch,
             load_from=str(folder / WEIGHTS),
             test_dataloader=dict(
                 batch_size=settings.batch_size,
-                num_workers=settings.workers,
+                num_workers=loader_processes(settings.workers),
+                pin_memory=torch.cuda.is_available(),
                 sampler=dict(type="DefaultSampler", shuffle=False),
                 dataset=dict(
                     type="CocoDataset",

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from pipeline.project.settings import PositiveInt, Section, Size
+from pipeline.project.settings import WORKERS, PositiveInt, Section, Size, Workers
 
 
 class Evaluation(Section):
@@ -10,4 +10,4 @@ class Evaluation(Section):
 
     scale: Size = Field(description="mmdet's resize scale of the validation images")
     batch_size: PositiveInt = 16
-    workers: int = Field(2, ge=0)
+    workers: Workers = WORKERS

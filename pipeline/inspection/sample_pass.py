@@ -249,7 +249,7 @@ def _label(
         before = now
 
     batches = iter(loader)
-    with Background(AHEAD) as background:
+    with Background(AHEAD, labeller.teacher.device) as background:
         for shard in tqdm(shards, desc="sample", unit="batch"):
             labeller.label(shard, batches, background)
             background.submit(partial(count, shard))

@@ -12,6 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field
 PositiveInt = Annotated[int, Field(gt=0)]
 Size = tuple[PositiveInt, PositiveInt]
 Fraction = Annotated[float, Field(gt=0, le=1)]
+Workers = Annotated[int, Field(ge=0)] | None
+WORKERS = Field(
+    None, description="processes that load images; null: one per core, 16 at most; 0: this process"
+)
+"""The setting `workers`, of which `pipeline.project.machine.loader_processes` makes a number."""
 
 
 class Section(BaseModel):

@@ -20,6 +20,7 @@ from pipeline.heads.lad import ObjectnessLADHead
 from pipeline.heads.paa import LabelAssignment
 from pipeline.loading.transforms import LabelTransform
 from pipeline.project.errors import UserError
+from pipeline.project.transfer import send
 from pipeline.store.reader import LabelStore
 from pipeline.store.schema import BACKGROUND, GEOMETRY
 from pipeline.training.batch_grid import BatchGrid
@@ -154,15 +155,16 @@ class CachedLADHead(ObjectnessLADHead):
         gt_inds = np.concatenate([one.gt_inds for one in found]) + np.repeat(before, counts)
         labels = np.concatenate([one.labels for one in found])[gt_inds]
         boxes = torch.cat([one.boxes for one in found])[torch.from_numpy(gt_inds)]
-        device = grid.device
-        pos_inds = torch.from_numpy(grid.indices([one.priors for one in found]))
-        pos_inds = pos_inds.to(device, non_blocking=True)
+        indices = torch.from_numpy(grid.indices([one.priors for one in found]))
+        pos_inds, pos_labels, pos_boxes = send(
+            (indices, torch.from_numpy(labels), boxes), grid.device
+        )
         return LabelAssignment.of_positives(
             self.num_classes,
             grid.valid_flags,
             pos_inds=pos_inds,
-            labels=torch.from_numpy(labels).to(device, non_blocking=True),
-            boxes=boxes.to(device, non_blocking=True),
+            labels=pos_labels,
+            boxes=pos_boxes,
             anchors=grid.anchors(pos_inds),
         )
 

@@ -4,6 +4,7 @@ Shapes: B views, P priors of the batch's grid, C classes, N priors whose teacher
 object by more than the student's threshold m. Boxes are xyxy in pixels of the view.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from pipeline.heads.paa import HeadOutputs, LabelAssignment, by_prior
 from pipeline.loading.transforms import LabelTransform
+from pipeline.project.transfer import send
 from pipeline.store.coding import Coding, decode_distances, decode_fraction, encode_fraction
 from pipeline.store.reader import LabelStore
 from pipeline.students.assignment import CachedLADHead
@@ -190,28 +192,25 @@ class SoftLADHead(CachedLADHead):
             grid: of the batch.
         """
         targets: list[SoftTargets] = [getattr(sample, SOFT) for sample in samples]
-        indices = torch.from_numpy(grid.indices([one.priors for one in targets]))
-        indices = indices.to(grid.device)
-        max_iou, distances, iou = (
-            decode(
-                torch.from_numpy(np.concatenate([getattr(one, name) for one in targets])).to(
-                    grid.device
-                )
-            )
-            for name, decode in (
-                ("max_iou", decode_fraction),
-                ("distances", decode_distances),
-                ("iou", decode_fraction),
-            )
+        together = [grid.indices([one.priors for one in targets])]
+        together += [
+            np.concatenate([getattr(one, name) for one in targets])
+            for name in ("max_iou", "distances", "iou")
+        ]
+        together += [tail for one in targets for tail in (one.tail_mean, one.tail_scale)]
+        indices, max_iou, distances, iou, *tails = send(
+            [torch.tensor(part) for part in together], grid.device
         )
+        codes = [getattr(sample, SOFT_CODES) for sample in samples]
+        own = [one.padded for one in targets]
         return BatchTargets(
             valid_flags=grid.valid_flags,
-            probabilities=self._probabilities(samples, targets, grid),
+            probabilities=self._probabilities(codes, tails[::2], tails[1::2], own, grid),
             indices=indices,
             anchors=grid.anchors(indices),
-            max_iou=max_iou,
-            boxes=grid.boxes_at(indices, distances),
-            iou=iou,
+            max_iou=decode_fraction(max_iou),
+            boxes=grid.boxes_at(indices, decode_distances(distances)),
+            iou=decode_fraction(iou),
         )
 
     def soft_losses(self, outputs: HeadOutputs, targets: BatchTargets) -> dict[str, Tensor]:
@@ -249,22 +248,31 @@ class SoftLADHead(CachedLADHead):
         return losses
 
     def _probabilities(
-        self, samples: SampleList, targets: list[SoftTargets], grid: BatchGrid
+        self,
+        codes: Sequence[Tensor],
+        means: Sequence[Tensor],
+        scales: Sequence[Tensor],
+        own: Sequence[Shape],
+        grid: BatchGrid,
     ) -> Tensor:
-        """The teacher's class probabilities on the batch's grid, (B * P, C)."""
+        """The teacher's class probabilities on the batch's grid, (B * P, C).
+
+        Args:
+            codes: of each view, on its own grid.
+            means: of its tail.
+            scales: of its tail.
+            own: its own padded size.
+            grid: of the batch.
+        """
         assert self.coding, "a head that learns from a store needs the store's coding"
-        codes = [getattr(sample, SOFT_CODES) for sample in samples]
-        tails = [
-            [torch.tensor(part, device=grid.device) for part in (one.tail_mean, one.tail_scale)]
-            for one in targets
-        ]
-        if all(one.padded == grid.padded for one in targets):
-            mean, scale = (torch.stack(parts) for parts in zip(*tails, strict=True))
-            return self.coding.decode(torch.stack(codes), mean, scale).flatten(0, 1)
+        if all(one == grid.padded for one in own):
+            together = (torch.stack(list(parts)) for parts in (codes, means, scales))
+            return self.coding.decode(*together).flatten(0, 1)
         placed = torch.zeros(*grid.valid_flags.shape, self.num_classes, device=grid.device)
-        for view, (own, tail, one) in enumerate(zip(codes, tails, targets, strict=True)):
-            where = torch.from_numpy(grid.grid.places_within(one.padded, grid.padded))
-            placed[view, where.to(grid.device)] = self.coding.decode(own, *tail)
+        places = [torch.from_numpy(grid.grid.places_within(one, grid.padded)) for one in own]
+        decoded = map(self.coding.decode, codes, means, scales)
+        for view, where, values in zip(placed, send(places, grid.device), decoded, strict=True):
+            view[where] = values
         return placed.flatten(0, 1)
 
 

@@ -5,7 +5,6 @@ shard is complete, and two workers that write one shard write the same, each in 
 """
 
 import logging
-import os
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -31,6 +30,7 @@ from pipeline.loading.collate import collate_views
 from pipeline.loading.dataset import ViewDataset, view_dataset
 from pipeline.loading.transforms import ALL_OBJECTS
 from pipeline.project.errors import UserError
+from pipeline.project.machine import cores, loader_processes
 from pipeline.project.memory import keep_freed_memory
 from pipeline.project.paths import Paths
 from pipeline.store.reader import LabelStore
@@ -71,10 +71,9 @@ class MachineShare:
         """
         if labels.scheduler != "cluster":
             return cls(0, labels.cluster.threads or 1)
-        cores = len(os.sched_getaffinity(0))
-        by_device = torch.cuda.device_count() or cores // (labels.cluster.threads or 1)
+        by_device = torch.cuda.device_count() or cores() // (labels.cluster.threads or 1)
         workers = labels.cluster.workers or max(1, by_device)
-        return cls(workers, labels.cluster.threads or max(1, cores // workers))
+        return cls(workers, labels.cluster.threads or max(1, cores() // workers))
 
 
 class TeacherPlugin(WorkerPlugin):
@@ -134,7 +133,8 @@ class TeacherPlugin(WorkerPlugin):
             views = batches_of(shard, self.writer.layout, self.made_with)
             batches = _load(self.dataset, views, self.loaders)
             first = next(batches)
-            with Background(AHEAD) as background, self.network:
+            device = self.labeller.teacher.device
+            with Background(AHEAD, device) as background, self.network:
                 self.labeller.label(shard, chain([first], batches), background)
         return len(shard.views)
 
@@ -175,9 +175,8 @@ def labelled_shards(
             killed again and again.
     """
     share = MachineShare.of(labels)
-    plugin = TeacherPlugin(
-        Paths(paths.root.resolve()), _absolute(train), labels.workers, share.threads
-    )
+    loaders = loader_processes(labels.workers)
+    plugin = TeacherPlugin(Paths(paths.root.resolve()), _absolute(train), loaders, share.threads)
     with _client(labels.scheduler, share) as client:
         client.register_plugin(plugin)
         try:

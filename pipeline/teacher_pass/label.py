@@ -17,6 +17,7 @@ from pipeline.detector.model_folder import load_model
 from pipeline.heads.paa import HeadOutputs
 from pipeline.project.errors import UserError
 from pipeline.project.paths import Paths
+from pipeline.project.transfer import fetch
 from pipeline.store.coding import SoftSettings, encode_distances, encode_fraction
 from pipeline.store.schema import ASSIGNED_GT, SOFT_ARRAYS, Shard, StoreLayout
 from pipeline.teacher_pass.teacher import (
@@ -126,7 +127,7 @@ def label_rows(
             encode_fraction(predicted.iou),
         )
         rows |= dict(zip(SOFT_ARRAYS, coded, strict=True))
-    return {name: values.cpu().numpy() for name, values in rows.items()}, assignment.fallbacks
+    return fetch(rows), assignment.fallbacks
 
 
 def batches_of(shard: Shard, layout: StoreLayout, made_with: dict[str, Any]) -> list[list[int]]:

@@ -14,6 +14,7 @@ from pipeline.detector.build import preprocessing
 from pipeline.loading.collate import view_loader
 from pipeline.loading.dataset import view_dataset
 from pipeline.loading.transforms import ALL_OBJECTS
+from pipeline.project.machine import loader_processes
 from pipeline.project.paths import Paths
 from pipeline.store.reader import LabelStore
 from pipeline.store.schema import Shard, plan_store
@@ -65,7 +66,7 @@ def fill_store(labels: Labels, views: Views, paths: Paths, replace: bool) -> dic
     made_with: dict[str, Any] = code_and_versions() | {
         "batch_size": labels.batch_size,
         "bucket_batch_sizes": labels.bucket_batch_sizes,
-        "workers": labels.workers,
+        "workers": loader_processes(labels.workers),
         "threads": torch.get_num_threads() if local else MachineShare.of(labels).threads,
         "images": str(train.images_folder),
         "teacher": str(paths.teacher),
@@ -110,7 +111,7 @@ def _label_here(
     """Label the pending shards, whose batches come from the loader in their order."""
     batches = iter(loader)
     clock.start()
-    with Background(AHEAD) as background:
+    with Background(AHEAD, labeller.teacher.device) as background:
         for shard in pending:
             # Before the shard counts as complete: every complete shard has been timed.
             timed = partial(clock.add, len(shard.views))

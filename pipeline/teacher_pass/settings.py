@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from pipeline.project.settings import PositiveInt, Section
+from pipeline.project.settings import WORKERS, PositiveInt, Section, Workers
 from pipeline.store.coding import Coding, SoftSettings
 
 
@@ -30,7 +30,7 @@ class Labels(Section):
         {}, description="other batch sizes for some padded sizes, as 800x1344: 4"
     )
     shard_rows: PositiveInt = Field(64, description="views in a shard, the unit of work")
-    workers: int = Field(2, ge=0, description="processes that load images")
+    workers: Workers = WORKERS
     autocast: Literal["bfloat16", "float16"] | None = Field(
         None, description="what the teacher's network computes in; null is float32"
     )

@@ -17,6 +17,7 @@ from mmdet.structures import SampleList
 from torch import Tensor
 
 from pipeline.data.ground_truth import GroundTruth
+from pipeline.project.transfer import send
 from pipeline.views.plan import Shape
 from pipeline.views.priors import PriorGrid, Priors
 
@@ -51,12 +52,13 @@ class BatchGrid:
     @cached_property
     def valid_flags(self) -> Tensor:
         """Which priors lie inside a view's own padded size, (B, P) bool, as mmdet has them."""
-        flags = torch.ones(len(self.own), self.grid.count(self.padded), dtype=torch.bool)
+        shape = len(self.own), self.grid.count(self.padded)
+        if all(tuple(own) == tuple(self.padded) for own in self.own):
+            return torch.ones(shape, dtype=torch.bool, device=self.device)
+        flags = torch.zeros(shape, dtype=torch.bool)
         for view, own in enumerate(self.own):
-            if tuple(own) != tuple(self.padded):
-                flags[view] = False
-                flags[view, self.grid.places_within(own, self.padded)] = True
-        return flags.to(self.device, non_blocking=True)
+            flags[view, self.grid.places_within(own, self.padded)] = True
+        return send([flags], self.device)[0]
 
     def indices(self, priors: Sequence[npt.NDArray]) -> npt.NDArray[np.int64]:
         """Where priors of views lie among the B * P of the batch, view after view: (K,).
@@ -93,5 +95,5 @@ class BatchGrid:
 
 def ground_truth(samples: SampleList, device: torch.device) -> GroundTruth:
     """The objects of B samples, as the preprocessor leaves them: without crowds."""
-    objects = [sample.gt_instances.to(device) for sample in samples]
+    objects = [sample.gt_instances.to(device, non_blocking=True) for sample in samples]
     return GroundTruth.pad([one.bboxes for one in objects], [one.labels for one in objects])

@@ -15,11 +15,13 @@ from torch import Tensor
 import pipeline.loading.sampler
 import pipeline.training.hooks  # noqa: F401  registers what the Runner's config names
 from pipeline.data.dataset import CheckedSplit
+from pipeline.detector.build import without_waits
 from pipeline.loading.collate import collate_views
 from pipeline.loading.dataset import view_dataset_config
 from pipeline.loading.transforms import NO_LABELS, LabelTransforms
 from pipeline.project.code import code_digest
 from pipeline.project.errors import UserError
+from pipeline.project.machine import loader_processes
 from pipeline.training.distributed import is_first, join, part_of, wait_for_all
 from pipeline.training.optimiser import optim_wrapper, schedule
 from pipeline.training.run_folder import has_checkpoint, start_or_continue
@@ -91,6 +93,7 @@ def train(run: TrainingRun) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise UserError("training.amp: mixed precision needs a GPU, and there is none here")
     processes = join()
     batch_size = part_of(training.batch_size, processes)
+    workers = loader_processes(training.workers)
     if is_first():
         start_or_continue(run.folder, run.decides_result(processes))
     wait_for_all()
@@ -98,12 +101,13 @@ def train(run: TrainingRun) -> tuple[dict[str, Tensor], dict[str, Any]]:
         default_scope="mmdet",
         # mmengine adds the second, which two trainings of a process may share, and their record.
         experiment_name=f"{run.name}_{uuid4().hex}",
-        model=run.model,
+        model=without_waits(run.model),
         work_dir=str(run.folder),
         train_dataloader=dict(
             batch_size=batch_size,
-            num_workers=training.workers,
-            persistent_workers=training.workers > 0,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=torch.cuda.is_available(),
             sampler=dict(type="ViewSampler", seed=training.seed),
             batch_sampler=dict(type="AspectRatioBatchSampler"),
             collate_fn=dict(type=collate_views),

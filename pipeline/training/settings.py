@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from pipeline.project.settings import PositiveInt, Section
+from pipeline.project.settings import WORKERS, PositiveInt, Section, Workers
 
 
 class Training(Section):
@@ -24,7 +24,7 @@ class Training(Section):
     channels_last: bool | None = Field(
         None, description="memory format; null: on the CPU alone, where it is faster"
     )
-    workers: int = Field(2, ge=0, description="processes that load images")
+    workers: Workers = WORKERS
     seed: int = 0
     checkpoint_every: PositiveInt = Field(1, description="epochs between checkpoints")
 

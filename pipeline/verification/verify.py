@@ -166,7 +166,7 @@ def _recompute(
     )
     batches = _sample(store, sample)
     dataset = view_dataset(train, store.plan(), ALL_OBJECTS)
-    loader = view_loader(dataset, batches, store.made_with.get("workers", 0))
+    loader = view_loader(dataset, batches, None)
     with _threads(store.made_with.get("threads")):
         for views, batch in zip(batches, tqdm(loader, desc="recompute"), strict=True):
             assignment, predicted = label_views(teacher, run_network(teacher, batch), soft)

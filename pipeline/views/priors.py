@@ -163,7 +163,7 @@ class PaddedViews:
         return padded_shape(view.shape(height, width), self.divisor)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=64)
 def _priors(grid: PriorGrid, padded: Shape, device: torch.device) -> Priors:
     levels = []
     shapes = grid.level_shapes(padded)

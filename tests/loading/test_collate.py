@@ -70,3 +70,12 @@ def test_only_large_tensors_are_passed_as_file_handles() -> None:
 def test_images_of_one_size_are_passed_as_one(labelled) -> None:
     (batch,) = view_loader(dataset_of(labelled, None), [[0, 1, 0]], 1)
     assert len({image.untyped_storage().data_ptr() for image in batch["inputs"]}) == 1
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_for_a_gpu_batches_lie_in_pinned_memory(labelled, workers: int) -> None:
+    (batch,) = view_loader(dataset_of(labelled, "solad"), [[0, 1, 0]], workers)
+    assert all(image.is_pinned() for image in batch["inputs"])
+    assert all(sample.soft_codes.is_pinned() for sample in batch["data_samples"])
