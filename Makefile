@@ -1,20 +1,33 @@
-# make demo | test | check | coverage | bench | torture | setup | lock
+# make demo | test | check | coverage | bench | gpu | torture | setup | lock
 PYTHON ?= python3.11
 VENV := .venv
+# `make setup TORCH=keep` installs beside the torch that $(PYTHON) has; the environment remembers it.
+KEPT := $(VENV)/kept.lock
+TORCH ?= $(if $(wildcard $(KEPT)),keep,lock)
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: setup demo test check format coverage bench torture lock
+.PHONY: setup demo test check format coverage bench gpu torture lock
 
 setup: $(STAMP)
 
 # --no-deps: the lock names every package, and leaves out what mmdet asks for and does not need.
+PIP := $(BIN)/pip --quiet --disable-pip-version-check install --no-deps
 $(STAMP): requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+ifeq ($(TORCH),keep)
+	@$(PYTHON) -c "import torch, torchvision" || (echo "$(PYTHON) has no torch and torchvision to keep" >&2; false)
+	# What the environment has comes first; what it lacks is looked for beside that torch.
+	$(PYTHON) -c "import torch; print(torch.__path__[0].removesuffix('torch'))" \
+		> $$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/kept.pth
+	grep -vE '^(torch|torchvision|triton|cuda-[a-z]+|nvidia-[a-z0-9-]+)==' requirements.lock > $(KEPT)
+	$(PIP) -r $(KEPT)
+else
+	$(PIP) -r requirements.lock
+endif
+	$(PIP) --no-build-isolation -e .
 	touch $(STAMP)
 
 demo: setup
@@ -47,6 +60,10 @@ torture: setup
 bench: setup
 	dvc repro labels
 	python -m benchmarks --large
+
+# On a machine with a GPU, with .venv or a given Python: `make gpu PYTHON=python3`. 8 minutes at most.
+gpu:
+	$(if $(filter file,$(origin PYTHON)),python3,$(PYTHON)) -m benchmarks.gpu
 
 # Needs uv. No index lines: the lock must not say where packages were fetched from.
 lock:

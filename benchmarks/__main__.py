@@ -34,7 +34,7 @@ def command(
     # Here, not above: a process that `in_own_process` starts imports this file, whatever it then
     # measures.
     with importing_mmdet():
-        from benchmarks.measure import ratio_table
+        from benchmarks.measure import figures_section
         from benchmarks.suite import QUICK, Bench, Effort, run_parts
         from pipeline.project.machine import machine
 
@@ -51,13 +51,8 @@ def command(
     click.echo(text)
     out.mkdir(parents=True, exist_ok=True)
     for part, figures in run_parts(bench, only):
-        ratios = [ratio.plain() for ratio in figures.ratios]
-        record["parts"].append(
-            {"part": part, "note": figures.note, "ratios": ratios, "details": figures.details}
-        )
-        section = f"\n## {part}\n\n{figures.note}\n"
-        if figures.ratios:
-            section += f"\n{ratio_table(figures.ratios)}"
+        record["parts"].append({"part": part} | figures.plain())
+        section = figures_section(part, figures)
         click.echo(section)
         text += section
         # After each part: an interrupted run keeps what it has found.

@@ -75,11 +75,18 @@ class Figures:
         ratios: to the alternatives; none where nothing could be measured.
         note: what they were measured on.
         details: whatever else is worth keeping, as plain values.
+        failure: which check failed, if one did; a missed bar is none.
     """
 
     ratios: list[Ratio]
     note: str
     details: dict[str, Any] = field(default_factory=dict)
+    failure: str = ""
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON."""
+        ratios = [ratio.plain() for ratio in self.ratios]
+        return {"note": self.note, "ratios": ratios, "details": self.details}
 
 
 COLUMNS = ("what", ">ours", "against", ">theirs", "unit", ">ratio", "bar", "")
@@ -102,6 +109,14 @@ def ratio_table(ratios: Sequence[Ratio]) -> str:
         for one in ratios
     )
     return "\n".join(markdown_table(COLUMNS, cells)) + "\n"
+
+
+def figures_section(part: str, figures: Figures) -> str:
+    """What a part of the benchmark found, as a section of Markdown."""
+    section = f"\n## {part}\n\n{figures.note}\n"
+    if figures.ratios:
+        section += f"\n{ratio_table(figures.ratios)}"
+    return section
 
 
 def alternate(

@@ -186,6 +186,11 @@ class DrawnView:
     sample: DetDataSample
     padded: Shape
 
+    def to(self, device: torch.device | str) -> "DrawnView":
+        """The same on a device."""
+        outputs = HeadOutputs(*([level.to(device) for level in maps] for maps in self.outputs))
+        return DrawnView(outputs, self.sample.to(device), self.padded)
+
     def forward_pass(self) -> ForwardPass:
         """The same as what a teacher pass knows of a batch."""
         truth = ground_truth([self.sample], self.outputs.device)

@@ -7,10 +7,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from mmdet.registry import MODELS
 from mmdet.structures import SampleList
 from mmengine.config import ConfigDict
-from mmengine.dataset import pseudo_collate
 from mmengine.device import get_device
 from mmengine.optim import build_optim_wrapper
 from torch import Tensor
@@ -21,6 +21,7 @@ from benchmarks.synthetic import write_project
 from pipeline.data.dataset import load_split
 from pipeline.detector.build import build_detector, load_model_config, without_downloads
 from pipeline.heads.paa import HeadOutputs
+from pipeline.loading.collate import collate_views
 from pipeline.loading.dataset import view_dataset
 from pipeline.loading.sampler import ViewSampler
 from pipeline.loading.transforms import NO_LABELS
@@ -157,10 +158,13 @@ def _batches(
     dataset = view_dataset(load_split(paths, "train"), view_plan(views), labels)
     sampler = ViewSampler(dataset, training.seed)
     chosen = list(islice(sampler, BATCHES * training.batch_size))
-    return [
-        pseudo_collate([dataset[view] for view in chosen[start::BATCHES]])
+    batches = [
+        collate_views([dataset[view] for view in chosen[start::BATCHES]])
         for start in range(min(BATCHES, len(chosen)))
     ]
+    if torch.cuda.is_available():  # as a loader hands them over
+        return [{name: part.pin_memory() for name, part in batch.items()} for batch in batches]
+    return batches
 
 
 def measure_steps(name: str, params: Params, paths: Paths, repeats: int) -> Figures:

@@ -14,18 +14,23 @@ def send(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
         tensors: of any shapes and types.
         device: where they are wanted.
     """
+    size = sum(tensor.nbytes for tensor in tensors)
+    together = torch.empty(size, dtype=torch.uint8, pin_memory=device.type == "cuda")
+    for place, tensor in zip(_places(together, tensors), tensors, strict=True):
+        place.copy_(tensor)
+    return _places(together.to(device, non_blocking=True), tensors)
+
+
+def _places(memory: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Tensors of the same shapes and types, side by side in some memory, (bytes,) uint8."""
     # The widest types come first, so that each tensor begins where its type may.
-    order = sorted(range(len(tensors)), key=lambda place: -tensors[place].element_size())
-    parts = [tensors[place].flatten().view(torch.uint8) for place in order]
-    sizes = [len(part) for part in parts]
-    together = torch.empty(sum(sizes), dtype=torch.uint8, pin_memory=device.type == "cuda")
-    torch.cat(parts, out=together)
-    arrived = together.to(device, non_blocking=True).split(sizes)
-    found = {
-        place: part.view(tensors[place].dtype).view(tensors[place].shape)
-        for place, part in zip(order, arrived, strict=True)
-    }
-    return [found[place] for place in range(len(tensors))]
+    order = sorted(range(len(tensors)), key=lambda number: -tensors[number].element_size())
+    parts = memory.split([tensors[number].nbytes for number in order])
+    of_number = dict(zip(order, parts, strict=True))
+    return [
+        of_number[number].view(tensor.dtype).view(tensor.shape)
+        for number, tensor in enumerate(tensors)
+    ]
 
 
 def fetch(tensors: Mapping[str, Tensor]) -> dict[str, npt.NDArray]:

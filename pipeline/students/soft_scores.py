@@ -185,7 +185,7 @@ class SoftLADHead(CachedLADHead):
         return losses
 
     def cached_targets(self, samples: SampleList, grid: BatchGrid) -> BatchTargets:
-        """What the samples carry of the teacher, on the batch's grid.
+        """What the samples carry of the teacher, on the batch's grid; in float32 always.
 
         Args:
             samples: B samples, as `AttachSoftScores` and the preprocessor leave them.
@@ -203,9 +203,11 @@ class SoftLADHead(CachedLADHead):
         )
         codes = [getattr(sample, SOFT_CODES) for sample in samples]
         own = [one.padded for one in targets]
+        with torch.autocast(grid.device.type, enabled=False):
+            probabilities = self._probabilities(codes, tails[::2], tails[1::2], own, grid)
         return BatchTargets(
             valid_flags=grid.valid_flags,
-            probabilities=self._probabilities(codes, tails[::2], tails[1::2], own, grid),
+            probabilities=probabilities,
             indices=indices,
             anchors=grid.anchors(indices),
             max_iou=decode_fraction(max_iou),

@@ -189,11 +189,6 @@ def test_growth_ratios(labelled) -> None:
     assert {ratio.unit for ratio in figures.ratios} >= {"MiB peak", "ms/view", "bytes/view"}
 
 
-def test_memory_ratios(labelled) -> None:
-    peaks = quick(labelled, "memory").details["bytes"]
-    assert peaks["cached lad"] < peaks["online LAD (mmdet)"]
-
-
 def test_what_needs_a_project_is_skipped_without(tmp_path) -> None:
     ended = run_benchmarks(
         f"--params={tmp_path / 'params.yaml'}",

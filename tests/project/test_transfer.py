@@ -9,6 +9,7 @@ TENSORS = [
     torch.tensor([True, False, True]),
     torch.arange(6).view(2, 3).T,
     torch.zeros(0, 4),
+    torch.from_numpy(np.zeros(0, np.int64)),
     torch.tensor([[1.5, -2.0]], dtype=torch.float16),
     torch.tensor([-3], dtype=torch.int8),
     torch.tensor(2.5, dtype=torch.float64),
