@@ -19,15 +19,17 @@ $(STAMP): requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 ifeq ($(TORCH),keep)
 	@$(PYTHON) -c "import torch, torchvision" || (echo "$(PYTHON) has no torch and torchvision to keep" >&2; false)
-	# What the environment has comes first; what it lacks is looked for beside that torch.
-	$(PYTHON) -c "import torch; print(torch.__path__[0].removesuffix('torch'))" \
-		> $$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/kept.pth
 	grep -vE '^(torch|torchvision|triton|cuda-[a-z]+|nvidia-[a-z0-9-]+)==' requirements.lock > $(KEPT)
+	rm -f $(VENV)/lib/python*/site-packages/kept.pth
 	$(PIP) -r $(KEPT)
+	$(PIP) --no-build-isolation -e .
+	# Last, so that all of the lock is installed: what the environment lacks is found beside that torch.
+	$(PYTHON) -c "import torch; print(torch.__path__[0].removesuffix('torch'))" \
+		> $$(echo $(VENV)/lib/python*/site-packages)/kept.pth
 else
 	$(PIP) -r requirements.lock
-endif
 	$(PIP) --no-build-isolation -e .
+endif
 	touch $(STAMP)
 
 demo: setup

@@ -14,6 +14,7 @@ from pipeline.evaluation.settings import Evaluation
 from pipeline.project.errors import UserError, did_you_mean
 from pipeline.project.files import PARTIAL, REMOVED, write_whole
 from pipeline.project.machine import loader_processes
+from pipeline.project.memory import full_memory
 from pipeline.project.paths import Paths, made_by
 
 METRICS = {
@@ -83,7 +84,8 @@ def evaluate(name: str, settings: Evaluation, paths: Paths) -> dict[str, Any]:
             visualizer=dict(type="Visualizer", vis_backends=[]),
             log_level="ERROR",
         )
-        found = runner.test()
+        with full_memory("lower evaluation.batch_size"):
+            found = runner.test()
     # Where nothing at all was detected, CocoMetric says nothing.
     metrics = {ours: float(found.get(f"coco/bbox_{theirs}", 0)) for ours, theirs in METRICS.items()}
     result: dict[str, Any] = metrics | {"images": len(runner.test_dataloader.dataset)}

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from mmdet.structures import DetDataSample
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 
 from pipeline.loading.dataset import ViewDataset
 from pipeline.project.machine import loader_processes
@@ -39,30 +39,49 @@ class Samples(list[DetDataSample]):
         _SmallByValue(stream).dump(list(self))
         return _load_samples, (stream.getvalue(),)
 
+    def share_memory(self) -> "Samples":
+        """The same, with large tensors in memory that processes share."""
+        return self._with_tensors(lambda one: one.share_memory_() if one.nbytes > SMALL else one)
+
     def pin_memory(self) -> "Samples":
-        """Moves the tensors that samples carry to pinned memory, as torch's loader asks."""
+        """The same, with tensors in pinned memory, as torch's loader asks."""
+        return self._with_tensors(Tensor.pin_memory)
+
+    def _with_tensors(self, change: Callable[[Tensor], Tensor]) -> "Samples":
         for sample in self:
             for name, value in sample.items():
                 if isinstance(value, Tensor):
-                    sample.set_field(value.pin_memory(), name)
+                    sample.set_field(change(value), name)
         return self
 
 
 def _load_samples(content: bytes) -> Samples:
-    return Samples(pickle.loads(content))  # noqa: S301  of a worker of this process
+    return Samples(pickle.loads(content))  # noqa: S301  of a process of ours
 
 
 class Images(list[Tensor]):
     """The images of a batch, (3, H, W) uint8 each."""
 
-    def __reduce__(self) -> tuple[Callable[[Any], Any], tuple[Any]]:
+    def share_memory(self) -> "Images":
+        """The same in memory that processes share; those of one size side by side."""
         if len({image.shape for image in self}) == 1:
-            return Images, (torch.stack(self),)
-        return Images, (list(self),)
+            return _SharedImages(torch.stack(self).share_memory_())
+        return Images(image.share_memory_() for image in self)
 
     def pin_memory(self) -> "Images":
         """The same in pinned memory, as torch's loader asks."""
         return Images(image.pin_memory() for image in self)
+
+
+class _SharedImages(Images):
+    """Images of one size, which are passed to another process as one tensor (B, 3, H, W)."""
+
+    def __init__(self, together: Tensor) -> None:
+        super().__init__(together)
+        self.together = together
+
+    def __reduce__(self) -> tuple[Callable[[Tensor], Any], tuple[Tensor]]:
+        return Images, (self.together,)
 
 
 def collate_views(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -73,11 +92,16 @@ def collate_views(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
     Returns:
         `inputs`, the B images, and `data_samples`, as `pseudo_collate` has them.
+
+    Raises:
+        RuntimeError: in a worker of a loader, there is too little shared memory. A worker that
+            finds it out later, while it hands the batch over, would be waited for in vain.
     """
-    return {
-        "inputs": Images(item["inputs"] for item in items),
-        "data_samples": Samples(item["data_samples"] for item in items),
-    }
+    images = Images(item["inputs"] for item in items)
+    samples = Samples(item["data_samples"] for item in items)
+    if get_worker_info():
+        images, samples = images.share_memory(), samples.share_memory()
+    return {"inputs": images, "data_samples": samples}
 
 
 def view_loader(

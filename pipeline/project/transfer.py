@@ -41,6 +41,6 @@ def fetch(tensors: Mapping[str, Tensor]) -> dict[str, npt.NDArray]:
     """
     # On their way from a GPU, torch puts them into pinned memory.
     arrived = {name: values.to("cpu", non_blocking=True) for name, values in tensors.items()}
-    if any(values.is_cuda for values in tensors.values()):
-        torch.cuda.current_stream().synchronize()
+    for device in {values.device for values in tensors.values() if values.is_cuda}:
+        torch.cuda.current_stream(device).synchronize()
     return {name: values.numpy() for name, values in arrived.items()}

@@ -9,7 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
@@ -134,9 +134,14 @@ class TeacherPlugin(WorkerPlugin):
             batches = _load(self.dataset, views, self.loaders)
             first = next(batches)
             device = self.labeller.teacher.device
-            with Background(AHEAD, device) as background, self.network:
+            with _current(device), Background(AHEAD, device) as background, self.network:
                 self.labeller.label(shard, chain([first], batches), background)
         return len(shard.views)
+
+
+def _current(device: torch.device) -> AbstractContextManager[Any]:
+    """Makes a GPU the one of this thread: else pinned memory would take some of the first one's."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _load(dataset: ViewDataset, batches: list[list[int]], threads: int) -> Iterator[dict[str, Any]]:

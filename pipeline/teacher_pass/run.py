@@ -15,6 +15,7 @@ from pipeline.loading.collate import view_loader
 from pipeline.loading.dataset import view_dataset
 from pipeline.loading.transforms import ALL_OBJECTS
 from pipeline.project.machine import loader_processes
+from pipeline.project.memory import full_memory
 from pipeline.project.paths import Paths
 from pipeline.store.reader import LabelStore
 from pipeline.store.schema import Shard, plan_store
@@ -31,6 +32,9 @@ from pipeline.teacher_pass.teacher import Numerics
 from pipeline.views.plan import view_plan
 from pipeline.views.priors import PaddedViews
 from pipeline.views.settings import Views
+
+FULL = "lower labels.batch_size and run `lad labels` again; finished shards stay"
+"""What to do about a full GPU."""
 
 
 def fill_store(labels: Labels, views: Views, paths: Paths, replace: bool) -> dict[str, Any]:
@@ -77,7 +81,7 @@ def fill_store(labels: Labels, views: Views, paths: Paths, replace: bool) -> dic
         clock = PassClock(paths.labels_report, LabelStore(paths.labels).fingerprint_digest)
         report = None if pending else clock.report()
         if report is None:
-            with _progress(writer, pending) as bar:
+            with full_memory(FULL), _progress(writer, pending) as bar:
                 if local:
                     dataset = view_dataset(train, plan, ALL_OBJECTS)
                     # Rounding depends on what is in a batch: an unfinished store keeps its own.

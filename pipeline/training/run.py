@@ -22,6 +22,7 @@ from pipeline.loading.transforms import NO_LABELS, LabelTransforms
 from pipeline.project.code import code_digest
 from pipeline.project.errors import UserError
 from pipeline.project.machine import loader_processes
+from pipeline.project.memory import full_memory
 from pipeline.training.distributed import is_first, join, part_of, wait_for_all
 from pipeline.training.optimiser import optim_wrapper, schedule
 from pipeline.training.run_folder import has_checkpoint, start_or_continue
@@ -135,7 +136,8 @@ def train(run: TrainingRun) -> tuple[dict[str, Tensor], dict[str, Any]]:
         launcher="none" if processes == 1 else "pytorch",
         cfg=dict(model_wrapper_cfg=_wrapper()),
     )
-    runner.train()
+    with full_memory("lower training.batch_size, or share it among GPUs with torchrun"):
+        runner.train()
     network = runner.model.module if is_model_wrapper(runner.model) else runner.model
     state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
     return state, _cost(runner, training)
