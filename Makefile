@@ -18,7 +18,8 @@ PIP := $(BIN)/pip --quiet --disable-pip-version-check install --no-deps
 $(STAMP): requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 ifeq ($(TORCH),keep)
-	@$(PYTHON) -c "import torch, torchvision" || (echo "$(PYTHON) has no torch and torchvision to keep" >&2; false)
+	@$(PYTHON) -c "import torch, torchvision; assert tuple(map(int, torch.__version__.split('.')[:2])) >= (2, 9)" || \
+		(echo "$(PYTHON) has no torch >= 2.9 with torchvision to keep" >&2; false)
 	grep -vE '^(torch|torchvision|triton|cuda-[a-z]+|nvidia-[a-z0-9-]+)==' requirements.lock > $(KEPT)
 	rm -f $(VENV)/lib/python*/site-packages/kept.pth
 	$(PIP) -r $(KEPT)

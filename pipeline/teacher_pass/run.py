@@ -33,9 +33,6 @@ from pipeline.views.plan import view_plan
 from pipeline.views.priors import PaddedViews
 from pipeline.views.settings import Views
 
-FULL = "lower labels.batch_size and run `lad labels` again; finished shards stay"
-"""What to do about a full GPU."""
-
 
 def fill_store(labels: Labels, views: Views, paths: Paths, replace: bool) -> dict[str, Any]:
     """Fill the label store, continuing one that is incomplete.
@@ -81,7 +78,11 @@ def fill_store(labels: Labels, views: Views, paths: Paths, replace: bool) -> dic
         clock = PassClock(paths.labels_report, LabelStore(paths.labels).fingerprint_digest)
         report = None if pending else clock.report()
         if report is None:
-            with full_memory(FULL), _progress(writer, pending) as bar:
+            remedy = (
+                f"remove {paths.labels}, which keeps the batch sizes that it was begun with, lower "
+                "labels.batch_size (or labels.bucket_batch_sizes) and run `lad labels` again"
+            )
+            with full_memory(remedy), _progress(writer, pending) as bar:
                 if local:
                     dataset = view_dataset(train, plan, ALL_OBJECTS)
                     # Rounding depends on what is in a batch: an unfinished store keeps its own.
