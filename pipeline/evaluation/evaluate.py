@@ -13,8 +13,8 @@ from pipeline.detector.model_folder import CONFIG, WEIGHTS, load_model
 from pipeline.evaluation.settings import Evaluation
 from pipeline.project.errors import UserError, did_you_mean
 from pipeline.project.files import PARTIAL, REMOVED, write_whole
+from pipeline.project.full_memory import full_memory
 from pipeline.project.machine import loader_processes
-from pipeline.project.memory import full_memory
 from pipeline.project.paths import Paths, made_by
 
 METRICS = {

@@ -14,8 +14,8 @@ from pipeline.detector.build import preprocessing
 from pipeline.loading.collate import view_loader
 from pipeline.loading.dataset import view_dataset
 from pipeline.loading.transforms import ALL_OBJECTS
+from pipeline.project.full_memory import full_memory
 from pipeline.project.machine import loader_processes
-from pipeline.project.memory import full_memory
 from pipeline.project.paths import Paths
 from pipeline.store.reader import LabelStore
 from pipeline.store.schema import Shard, plan_store

@@ -21,8 +21,8 @@ from pipeline.loading.dataset import view_dataset_config
 from pipeline.loading.transforms import NO_LABELS, LabelTransforms
 from pipeline.project.code import code_digest
 from pipeline.project.errors import UserError
+from pipeline.project.full_memory import full_memory
 from pipeline.project.machine import loader_processes
-from pipeline.project.memory import full_memory
 from pipeline.training.distributed import is_first, join, part_of, wait_for_all
 from pipeline.training.optimiser import optim_wrapper, schedule
 from pipeline.training.run_folder import has_checkpoint, start_or_continue
