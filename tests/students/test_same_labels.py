@@ -12,6 +12,7 @@ from mmdet.models.dense_heads import LADHead
 from mmdet.registry import MODELS, TRANSFORMS
 from mmengine.dataset import pseudo_collate
 
+from benchmarks.gpu.labels import DoubleLADHead
 from pipeline.assignment.paa import list_candidates
 from pipeline.data.dataset import load_split
 from pipeline.data.ground_truth import GroundTruth
@@ -28,13 +29,6 @@ from pipeline.views.priors import PriorGrid
 from tests.conftest import ROOT
 
 LOSSES = ("loss_cls", "loss_bbox", "loss_iou")
-
-
-class DoubleLADHead(LADHead):
-    """mmdet's head, which hands its costs to scikit-learn in float64 instead of float32."""
-
-    def paa_reassign(self, pos_losses: torch.Tensor, *args: Any) -> tuple:
-        return super().paa_reassign(pos_losses.double(), *args)
 
 
 def teacher_with(head: type, labelled) -> Any:
