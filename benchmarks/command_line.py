@@ -3,14 +3,14 @@
 import io
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import click
 
-from pipeline.project.errors import UserError
+from pipeline.project.errors import UserError, did_you_mean
 from pipeline.project.memory import keep_freed_memory
 
 
@@ -26,6 +26,19 @@ def project_options(function: Callable[..., Any]) -> Callable[..., Any]:
         help="The file of settings.  [params.yaml]",
     )
     return params(out(function))
+
+
+def require_parts(asked: Iterable[str], known: Collection[str]) -> None:
+    """Refuse a part of a benchmark that there is none of.
+
+    Raises:
+        UserError: it is not known.
+    """
+    for part in asked:
+        if part not in known:
+            raise UserError(
+                f"no part {part!r}{did_you_mean(part, known)}; there are: {', '.join(known)}"
+            )
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import torch
 
 from benchmarks.assignment import measure_assignment
 from benchmarks.cluster import measure_cluster
+from benchmarks.command_line import require_parts
 from benchmarks.growth import measure_growth
 from benchmarks.loader import measure_loader
 from benchmarks.measure import Figures
@@ -16,7 +17,7 @@ from benchmarks.reads import measure_reads
 from benchmarks.speedups import measure_speedups
 from benchmarks.steps import measure_large_steps, measure_steps
 from benchmarks.teacher_pass import measure_large_pass, measure_pass
-from pipeline.project.errors import UserError, did_you_mean
+from pipeline.project.errors import UserError
 from pipeline.project.paths import Paths
 from pipeline.teacher_pass.settings import Labels
 from stages.params import Params
@@ -225,11 +226,7 @@ def run_parts(bench: Bench, parts: Sequence[str]) -> Iterator[tuple[str, Figures
         UserError: there is no such part, the student is none with cached labels, or what is there
             is broken.
     """
-    for part in parts:
-        if part not in PARTS:
-            raise UserError(
-                f"no part {part!r}{did_you_mean(part, PARTS)}; there are: {', '.join(PARTS)}"
-            )
+    require_parts(parts, PARTS)
     for part in parts or PARTS:
         for figures in PARTS[part](bench):
             yield part, figures

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import click
 
-from benchmarks.command_line import importing_mmdet, run
+from benchmarks.command_line import importing_mmdet, require_parts, run
 from benchmarks.gpu.parts import PARTS, PartRecord, read_record
-from pipeline.project.errors import UserError, did_you_mean
+from pipeline.project.errors import UserError
 
 
 @click.command()
@@ -29,11 +29,7 @@ def command(only: tuple[str, ...], quick: bool, out: Path) -> None:
     Results are in out/gpu.json and out/gpu.md, and there after each part. The exit status is 1
     where a part did not come to its end, or a check failed; a missed bar alone is no failure.
     """
-    for part in only:
-        if part not in PARTS:
-            raise UserError(
-                f"no part {part!r}{did_you_mean(part, PARTS)}; there are: {', '.join(PARTS)}"
-            )
+    require_parts(only, PARTS)
     with importing_mmdet():
         import torch
 

@@ -114,7 +114,6 @@ class _Project:
 
     def __init__(self, params: Params, labels: Labels, paths: Paths) -> None:
         self.labels = labels
-        self.paths = paths
         split = load_split(paths, "train")
         self.teacher, _ = load_teacher(paths, split, Numerics.of(labels))
         self.bare, model = load_model(paths.teacher, "lad teacher")
