@@ -19,7 +19,7 @@ from benchmarks.random_teacher import (
 )
 from pipeline.heads.paa import HeadOutputs
 from pipeline.teacher_pass.teacher import Assignment
-from pipeline.training.batch_grid import ground_truth
+from pipeline.heads.batch_grid import ground_truth
 
 OBJECTS = 7
 """Of a view of COCO."""

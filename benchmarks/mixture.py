@@ -33,7 +33,7 @@ from pipeline.store.schema import plan_store
 from pipeline.teacher_pass.label import load_teacher
 from pipeline.teacher_pass.teacher import Teacher
 from pipeline.training.batch_assignment import batch_candidates
-from pipeline.training.batch_grid import BatchGrid
+from pipeline.heads.batch_grid import BatchGrid
 from pipeline.views.plan import FixedPlan, View
 from pipeline.views.priors import PaddedViews
 from pipeline.views.settings import Views

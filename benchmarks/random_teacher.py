@@ -41,7 +41,7 @@ from pipeline.teacher_pass.fingerprint import labels_fingerprint
 from pipeline.teacher_pass.label import ForwardPass, label_rows
 from pipeline.teacher_pass.settings import Labels
 from pipeline.teacher_pass.teacher import Teacher
-from pipeline.training.batch_grid import ground_truth
+from pipeline.heads.batch_grid import ground_truth
 from pipeline.views.plan import FixedPlan, Shape, View, padded_shape
 from pipeline.views.priors import PaddedViews, Priors
 

@@ -35,8 +35,8 @@ from pipeline.students.cached import cached_model, student_labels
 from pipeline.students.settings import Student
 from pipeline.students.soft_scores import SoftLAD
 from pipeline.teacher_pass.run import fill_store
-from pipeline.training.batch_grid import BatchGrid
-from pipeline.training.batched_paa import batched_paa
+from pipeline.heads.batch_grid import BatchGrid
+from pipeline.heads.batched_paa import batched_paa
 from pipeline.training.optimiser import optim_wrapper, set_memory_format
 from pipeline.training.settings import Training
 from pipeline.views.plan import view_plan

@@ -30,7 +30,7 @@ from pipeline.project.text import markdown_table
 from pipeline.store.coding import SoftSettings
 from pipeline.teacher_pass.label import load_teacher
 from pipeline.teacher_pass.teacher import SoftPredictions
-from pipeline.training.batch_grid import BatchGrid
+from pipeline.heads.batch_grid import BatchGrid
 from pipeline.training.settings import Training
 from pipeline.views.plan import view_plan
 from pipeline.views.settings import Views

@@ -31,7 +31,7 @@ from pipeline.online.students import batch_targets
 from pipeline.online.train import online_model
 from pipeline.teacher_pass.label import run_network
 from pipeline.teacher_pass.teacher import SoftPredictions, Teacher
-from pipeline.training.batch_grid import BatchGrid
+from pipeline.heads.batch_grid import BatchGrid
 from pipeline.training.optimiser import optim_wrapper
 from pipeline.training.settings import Training
 from pipeline.views.plan import Shape, padded_shape

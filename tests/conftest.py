@@ -43,7 +43,7 @@ SETTINGS: dict[str, Any] = {
     "labels": {"batch_size": 4, "shard_rows": 8, "workers": 0},
     "training": {"epochs": 2, "batch_size": 8, "lr": 0.003, "warmup_steps": 0, "workers": 0},
     "students": {
-        "paa": {"config": str(ROOT / "configs/paa_r18_quarter.py"), "method": "paa"},
+        "paa": {"config": str(ROOT / "configs/paa_r18_quarter.py"), "method": "own"},
         "lad": {"config": str(ROOT / "configs/paa_r18_quarter.py"), "method": "lad"},
     },
     "evaluation": {"scale": [256, 192], "batch_size": 8, "workers": 0},
@@ -154,14 +154,21 @@ def write_source(folder: Path, images: int = 24) -> None:
 
 
 @pytest.fixture(scope="session")
-def labelled(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project with data, teacher and labels; tests that change it work on a copy."""
-    folder = tmp_path_factory.mktemp("project")
+def checked(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project with data alone; tests that change it work on a copy."""
+    folder = tmp_path_factory.mktemp("checked")
     (folder / "params.yaml").write_text(yaml.safe_dump(SETTINGS))
     write_source(folder / "source")
     project = Project(folder)
     project.change(data={"source": str(folder / "source")})
     project.check_data()
+    return project
+
+
+@pytest.fixture(scope="session")
+def labelled(checked: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project with data, teacher and labels; tests that change it work on a copy."""
+    project = checked.copy(tmp_path_factory.mktemp("project"))
     project.make_teacher()
     project.fill_store()
     return project

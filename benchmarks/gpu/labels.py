@@ -19,7 +19,8 @@ from torch import Tensor
 
 from benchmarks.measure import Figures, Ratio
 from benchmarks.random_teacher import CONFIGS
-from pipeline.assignment.paa import BACKGROUND, list_candidates
+from pipeline.assignment.paa import list_candidates
+from pipeline.data.ground_truth import BACKGROUND
 from pipeline.data.dataset import CheckedSplit, load_split
 from pipeline.heads.paa import HeadOutputs, candidate_costs
 from pipeline.ingest.prepare import prepare_data

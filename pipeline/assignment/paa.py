@@ -17,7 +17,6 @@ from pipeline.assignment.mixture import fit_mixtures
 from pipeline.data.ground_truth import GroundTruth
 from pipeline.views.priors import Priors
 
-BACKGROUND = -1
 POSITIVE_IOU = 0.1
 TOP_K = 9
 

@@ -20,16 +20,14 @@ from torch import Tensor
 from pipeline.assignment.criterion import Criterion, choose_teachers
 from pipeline.detector.build import build_detector, preprocessing, without_waits
 from pipeline.detector.model_folder import load_weights, read_weights
+from pipeline.heads.batch_grid import BatchGrid
+from pipeline.heads.batched_paa import BatchAssignment, assign_by_costs, batch_candidates
+from pipeline.heads.family import find_family, read_grid
 from pipeline.heads.lad import ObjectnessLADHead
-from pipeline.heads.paa import HeadOutputs, candidate_costs, check_rule, prior_grid
+from pipeline.heads.logged import counted
+from pipeline.heads.paa import PAA
+from pipeline.heads.paa_costs import HeadOutputs, candidate_costs, check_rule
 from pipeline.project.errors import UserError
-from pipeline.training.batch_assignment import (
-    BatchAssignment,
-    assign_by_costs,
-    batch_candidates,
-    count_fallbacks,
-)
-from pipeline.training.batch_grid import BatchGrid
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,9 @@ class CoLAD(BaseModel):
         self.checkpoints = checkpoints
         for name, network in zip(names, self.networks, strict=True):
             check_rule(network.bbox_head, f"the network {name}")
-        self._require_same("priors", [prior_grid(one.bbox_head) for one in self.networks])
+        grids = [read_grid(one.bbox_head.prior_generator) for one in self.networks]
+        self.grid = grids[0]
+        self._require_same("priors", grids)
         self._require_same("data_preprocessor", [preprocessing(model) for model in networks])
 
     def _require_same(self, what: str, found: list[Any]) -> None:
@@ -117,7 +117,7 @@ class CoLAD(BaseModel):
         outputs = [HeadOutputs(*one.bbox_head(one.extract_feat(inputs))) for one in self.networks]
         assignment = self.assign(outputs, data_samples)
         objects, crowds, metas = unpack_gt_instances(data_samples)
-        found = count_fallbacks(assignment)
+        found = counted(fallbacks=assignment.fallbacks)
         for name, network, output, taught in zip(
             self.names, self.networks, outputs, assignment.taught, strict=True
         ):
@@ -137,7 +137,7 @@ class CoLAD(BaseModel):
             data_samples: B samples, as the preprocessor leaves them.
         """
         heads = [network.bbox_head for network in self.networks]
-        grid = BatchGrid.of(heads[0].grid, data_samples, outputs[0].device)
+        grid = BatchGrid.of(self.grid, data_samples, outputs[0].device)
         candidates = batch_candidates(data_samples, grid)
         costs = torch.stack(
             [
@@ -159,7 +159,16 @@ class CoLAD(BaseModel):
 
 
 def learning_together(model: ConfigDict) -> ConfigDict:
-    """The config of a PAA with a head that learns a given assignment."""
+    """The config of a PAA with a head that learns a given assignment.
+
+    Raises:
+        UserError: the head is of another family.
+    """
+    if find_family(model.bbox_head.type) is not PAA:
+        raise UserError(
+            f"co-learning picks teachers by PAA's costs, and {model.bbox_head.type} has none; take "
+            "PAA heads, or train the others as students or online"
+        )
     model = copy.deepcopy(model)
     model.bbox_head.type = ObjectnessLADHead.__name__
     return model

@@ -12,6 +12,11 @@ from torch.nn.utils.rnn import pad_sequence
 
 from pipeline.project.transfer import send
 
+BACKGROUND = -1
+IGNORED = -2
+"""What an assignment says of a prior instead of the index of an object: that it learns to see
+nothing, or that it learns nothing at all."""
+
 
 @dataclass(frozen=True, eq=False)
 class GroundTruth:

@@ -1,29 +1,29 @@
 """Networks from mmdet configs, and what the pipeline reads from a config."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
-from mmdet.models.detectors import PAA
+from mmdet.models.detectors import SingleStageDetector
 from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
 from mmengine.config import Config, ConfigDict
 
-import pipeline.heads.objectness  # noqa: F401  registers the head that configs name
-from pipeline.heads.paa import require_paa
+from pipeline.heads.registry import family_of_model
 from pipeline.project.errors import UserError
 
 register_all_modules(init_default_scope=True)
 
 
 def load_model_config(file: str | Path, num_classes: int | None = None) -> ConfigDict:
-    """The `model` of an mmdet config file, which must be a PAA.
+    """The `model` of an mmdet config file, with a head of a family that is known.
 
     Args:
         file: an mmdet config; all but its `model` is ignored.
         num_classes: replaces the number of classes of the head.
 
     Raises:
-        UserError: the file is missing or broken, or its model is no PAA.
+        UserError: the file is missing or broken, or its head is of no known family.
     """
     try:
         config = Config.fromfile(str(file))
@@ -32,7 +32,10 @@ def load_model_config(file: str | Path, num_classes: int | None = None) -> Confi
     except Exception as error:  # a config is Python code: it can raise anything
         raise UserError(f"the config {file} can't be read: {error}") from error
     model = config.get("model")
-    require_paa(model, str(file))
+    family_of_model(model, str(file))
+    for name in ("train_cfg", "test_cfg"):
+        # mmdet puts them there when it builds; kept, they would mix with other ones.
+        model.bbox_head.pop(name, None)
     if num_classes is not None:
         model.bbox_head.num_classes = num_classes
     return model
@@ -54,14 +57,14 @@ def without_waits(model: ConfigDict) -> ConfigDict:
     return ConfigDict(model, data_preprocessor=dict(preprocessor, non_blocking=True))
 
 
-def build_detector(model: ConfigDict) -> PAA:
+def build_detector(model: ConfigDict) -> SingleStageDetector:
     """The network of a model config.
 
     Raises:
         UserError: mmdet can't build it.
     """
     try:
-        detector: PAA = MODELS.build(without_waits(model))
+        detector: SingleStageDetector = MODELS.build(copy.deepcopy(without_waits(model)))
     except (TypeError, KeyError, AssertionError, ValueError) as error:
         raise UserError(f"mmdet can't build the model of type {model.type!r}: {error}") from error
     return detector

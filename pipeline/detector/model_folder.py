@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmdet.models.detectors import PAA
+from mmdet.models.detectors import SingleStageDetector
 from mmengine.config import Config, ConfigDict
 from torch import Tensor
 
@@ -59,7 +59,9 @@ def _first(error: Exception) -> str:
     return (named or lines or [type(error).__name__])[0]
 
 
-def load_weights(detector: PAA, state: dict[str, Tensor], source: Path | str) -> None:
+def load_weights(
+    detector: SingleStageDetector, state: dict[str, Tensor], source: Path | str
+) -> None:
     """Put weights into a network.
 
     Raises:
@@ -103,7 +105,7 @@ def save_model(
         (building / TRAINING).write_text(json.dumps(training, indent=1))
 
 
-def load_model(folder: Path, remedy: str) -> tuple[PAA, ConfigDict]:
+def load_model(folder: Path, remedy: str) -> tuple[SingleStageDetector, ConfigDict]:
     """The network of a model folder, in eval mode on the CPU, and its config.
 
     Args:

@@ -1,213 +1,106 @@
-"""What is particular to the PAA family (Kim and Lee, ECCV 2020, arXiv 2007.08103; LAD, WACV 2022).
+"""PAA (Kim and Lee, ECCV 2020, arXiv 2007.08103), with the fast rule of `pipeline.assignment`."""
 
-Its assignment depends on predictions and is made after mmdet's assigner, so it has a rule of its
-own (`pipeline.assignment.paa`), whose costs are computed here with the head's own losses.
-
-Shapes: B views on one grid of P priors, C classes, N candidates, K positives. Boxes are xyxy in
-pixels of the view.
-"""
-
-from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any
 
 import torch
-from mmdet.models.dense_heads import PAAHead
+from mmdet.models.utils import unpack_gt_instances
+from mmdet.structures import SampleList
 from mmengine.config import ConfigDict
 from torch import Tensor
 
-from pipeline.assignment.paa import TOP_K, Candidates
+from pipeline.assignment.paa import list_candidates, select_positives
+from pipeline.data.ground_truth import BACKGROUND, GroundTruth
+from pipeline.heads.batch_grid import BatchGrid
+from pipeline.heads.batched_paa import BatchedPAAHead
+from pipeline.heads.family import Assignment, HeadFamily, Outputs, Positives, register
+from pipeline.heads.lad import ObjectnessLADHead
+from pipeline.heads.paa_costs import HeadOutputs, LabelAssignment, candidate_costs, check_rule
 from pipeline.project.errors import UserError
-from pipeline.views.priors import PriorGrid
-
-MODEL_TYPE = "PAA"
-"""Of an mmdet config."""
-_RULE = {"pos_iou_thr": 0.1, "neg_iou_thr": 0.1, "min_pos_iou": 0}
 
 
-class HeadOutputs(NamedTuple):
-    """What a head returns for a batch: a map for each level, of H x W cells.
+@register
+class PAA(HeadFamily):
+    """mmdet's `PAAHead` and `LADHead`, and ours with an objectness.
 
-    Attributes:
-        cls_scores: (B, C, H, W) class logits.
-        bbox_preds: (B, 4, H, W) encoded boxes.
-        iou_preds: (B, 1, H, W) logits of the IoU branch.
+    A student of given assignments has the losses of `LADHead` (LAD, WACV 2022).
     """
 
-    cls_scores: Sequence[Tensor]
-    bbox_preds: Sequence[Tensor]
-    iou_preds: Sequence[Tensor]
-
-    @property
-    def device(self) -> torch.device:
-        """The device of all maps."""
-        return self.cls_scores[0].device
-
-    def float(self) -> "HeadOutputs":
-        """The same in float32."""
-        return HeadOutputs(*([level.float() for level in maps] for maps in self))
-
-    def joined(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Class logits (B, P, C), encoded boxes (B, P, 4) and logits of the IoU branch (B, P, 1).
-
-        They are stored channel by channel, as the maps are: turning them around takes long.
-        """
-        scores, deltas, iou = (
-            torch.cat([level.flatten(2) for level in maps], 2).mT for maps in self
-        )
-        return scores, deltas, iou
-
-    def at(self, candidates: Candidates) -> tuple[Tensor, Tensor]:
-        """Class logits (N, C) and encoded boxes (N, 4) of candidates, whose priors ascend."""
-        counts = candidates.level.bincount(minlength=len(self.cls_scores)).tolist()
-        first, cells = 0, []
-        for level, image, prior in zip(
-            self.cls_scores,
-            candidates.image.split(counts),
-            candidates.prior.split(counts),
-            strict=True,
-        ):
-            cells.append((image, prior - first))
-            first += level[0, 0].numel()
-        scores, deltas = (
-            torch.cat([m.flatten(2).mT[where] for m, where in zip(maps, cells, strict=True)])
-            for maps in (self.cls_scores, self.bbox_preds)
-        )
-        return scores, deltas
-
-
-def by_prior(levels: Sequence[Tensor]) -> Tensor:
-    """What a head says of each prior, (B, P, C), from its maps (B, C, H, W) of the levels."""
-    return torch.cat([level.permute(0, 2, 3, 1).flatten(1, 2) for level in levels], 1)
-
-
-class LabelAssignment(NamedTuple):
-    """What mmdet's `LADHead.get_label_assignment` returns: what each prior of a batch learns.
-
-    Attributes:
-        labels: (B * P,) int64 class; the number of classes is background.
-        labels_weight: (B * P,) float32, 0 for priors outside their view.
-        bboxes_target: (B * P, 4) boxes, 0 where there is none to learn.
-        bboxes_weight: not used by LAD's losses.
-        pos_inds: (K,) int64 where the positives lie among the B * P, ascending.
-        pos_anchors: (K, 4) the positives as boxes.
-        num_pos: K.
-    """
-
-    labels: Tensor
-    labels_weight: Tensor
-    bboxes_target: Tensor
-    bboxes_weight: None
-    pos_inds: Tensor
-    pos_anchors: Tensor
-    num_pos: int
+    heads = ("PAAHead", "LADHead", "ObjectnessPAAHead", "ObjectnessLADHead", "BatchedPAAHead")
+    quality = "iou"
 
     @classmethod
-    def of_positives(
-        cls,
-        num_classes: int,
-        valid_flags: Tensor,
-        *,
-        pos_inds: Tensor,
-        labels: Tensor,
-        boxes: Tensor,
-        anchors: Tensor,
-    ) -> "LabelAssignment":
-        """The assignment in which all other priors are background.
+    def quality_of(cls, config: ConfigDict) -> str | None:
+        """`iou`, but for heads without IoU branch."""
+        return "iou" if config.get("iou_branch", True) else None
 
-        Args:
-            num_classes: C.
-            valid_flags: (B, P) bool, the priors inside each view's own padded size.
-            pos_inds: (K,) int64 where the positives lie among the B * P, ascending.
-            labels: (K,) int64 the class that each learns.
-            boxes: (K, 4) the box that each learns.
-            anchors: (K, 4) the positives as boxes.
-        """
-        weights = valid_flags.flatten().float()
-        all_labels = torch.full(weights.shape, num_classes, device=weights.device)
-        all_labels[pos_inds] = labels
-        targets = weights.new_zeros(len(weights), 4)
-        targets[pos_inds] = boxes
-        return cls(all_labels, weights, targets, None, pos_inds, anchors, len(pos_inds))
+    def quality_logits(self, outputs: Outputs) -> Tensor | None:
+        """The logits of the IoU branch, (B, P); None for a head without."""
+        return super().quality_logits(outputs) if getattr(self.head, "iou_branch", True) else None
 
+    def check(self, whose: str) -> None:
+        """Refuse another rule than PAA's; see `HeadFamily.check`."""
+        check_rule(self.head, whose)
+        if len(self.grid.cell) > 1:
+            raise UserError(f"{whose}'s anchor generator must give one anchor per cell")
 
-def require_paa(model: ConfigDict | None, file: str) -> None:
-    """Refuse a model config of another head.
-
-    Args:
-        model: of an mmdet config, or None where it has none.
-        file: of the config, for the error.
-
-    Raises:
-        UserError: its type is another.
-    """
-    if not model or model.get("type") != MODEL_TYPE or "bbox_head" not in model:
-        found = f"type {model.get('type')!r}" if model else "no model"
-        raise UserError(
-            f"the config {file} must hold a model of type {MODEL_TYPE!r}, found {found}"
+    def assign(self, outputs: Outputs, truth: GroundTruth, grid: BatchGrid) -> Assignment:
+        """LAD's label assignment (WACV 2022, section 3.2); see `HeadFamily.assign`."""
+        valid_flags = None if grid.alike else grid.valid_flags
+        candidates = list_candidates(grid.priors, truth, valid_flags)
+        positives = select_positives(
+            candidate_costs(self.head, HeadOutputs(*outputs), candidates),
+            candidates.group,
+            candidates.level,
+            len(self.grid.strides),
         )
-
-
-def check_rule(head: PAAHead, whose: str) -> None:
-    """Refuse a head with another assignment than PAA's.
-
-    Args:
-        head: of a PAA.
-        whose: names the network, for the error.
-
-    Raises:
-        UserError: the assignment settings are others.
-    """
-    assigner = head.assigner
-    expected = _RULE | {"topk": TOP_K, "ignore_iof_thr <= 0": True, "allowed_border < 0": True}
-    found = {name: getattr(assigner, name, None) for name in _RULE} | {
-        "topk": head.topk,
-        "ignore_iof_thr <= 0": getattr(assigner, "ignore_iof_thr", -1) <= 0,
-        "allowed_border < 0": head.train_cfg.allowed_border < 0,
-    }
-    if found != expected:
-        raise UserError(
-            f"{whose}'s config must assign as PAA does (train_cfg, topk): "
-            f"expected {expected}, found {found}"
+        assigned = torch.full((len(truth.boxes), grid.count), BACKGROUND, device=grid.device)
+        assigned[candidates.image, candidates.prior] = torch.where(
+            positives.chosen, candidates.object, BACKGROUND
         )
+        return Assignment(assigned, len(positives.fallbacks))
 
+    @classmethod
+    def own(cls, model: ConfigDict) -> ConfigDict:
+        """The config of the same network with the rule for whole batches; see `HeadFamily.own`."""
+        model.bbox_head.type = BatchedPAAHead.__name__
+        return model
 
-def prior_grid(head: PAAHead) -> PriorGrid:
-    """The grid of a head's priors.
+    @classmethod
+    def recording(cls, model: ConfigDict) -> ConfigDict:
+        """The same as `own`, which knows its positives."""
+        return cls.own(model)
 
-    Raises:
-        UserError: the head's anchors are not one square per cell, as PAA's are.
-    """
-    generator = head.prior_generator
-    strides = tuple(stride[0] for stride in generator.strides)
-    side = float(generator.base_anchors[0][0, 2] - generator.base_anchors[0][0, 0])
-    grid = PriorGrid(strides=strides, scale=side / strides[0])
-    some = (3 * max(strides), 2 * max(strides))
-    anchors = torch.cat(generator.grid_priors(grid.level_shapes(some), device="cpu"))
-    ours = grid.priors(some).boxes
-    if ours.shape != anchors.shape or not torch.equal(ours, anchors):
-        raise UserError(
-            "the head's anchor generator must give one square anchor per cell, as PAA's does; "
-            f"found {generator}"
+    @classmethod
+    def replaying(cls, model: ConfigDict) -> ConfigDict:
+        """The config of a network that learns given assignments; see `HeadFamily.replaying`."""
+        model.bbox_head.type = ObjectnessLADHead.__name__
+        return model
+
+    def own_losses(
+        self, outputs: Outputs, samples: SampleList
+    ) -> tuple[dict[str, Any], Tensor | int]:
+        """PAA's losses, and the number of its positives; see `HeadFamily.own_losses`."""
+        found: tuple[dict[str, Any], int] = self.head.own_losses(HeadOutputs(*outputs), samples)
+        return found
+
+    def losses(self, outputs: Outputs, samples: SampleList, positives: Positives) -> dict[str, Any]:
+        """The losses of `LADHead` with a given assignment; see `HeadFamily.losses`."""
+        grid, pos_inds = positives.grid, positives.pos_inds
+        learning = grid.valid_flags
+        if len(positives.ignored):
+            learning = learning.flatten().clone()
+            learning[positives.ignored] = False
+        objects = [sample.gt_instances for sample in samples]
+        assignment = LabelAssignment.of_positives(
+            self.head.num_classes,
+            learning,
+            pos_inds=pos_inds,
+            labels=positives.of_objects([one.labels for one in objects]),
+            boxes=positives.of_objects([one.bboxes for one in objects]),
+            anchors=grid.anchors(pos_inds),
         )
-    return grid
-
-
-@torch.no_grad()
-def candidate_costs(head: PAAHead, outputs: HeadOutputs, candidates: Candidates) -> Tensor:
-    """PAA's cost of each candidate, with the head's own losses and without gradient: (N,).
-
-    The cost is what mmdet's `PAAHead.get_pos_loss` computes: the loss of the classes, summed over
-    them, and that of the decoded box.
-
-    Args:
-        head: its losses and its box coder count.
-        outputs: of that head.
-        candidates: of the batch.
-    """
-    scores, deltas = outputs.at(candidates)
-    if not len(scores):
-        return scores.new_zeros(0)
-    of_class: Tensor = head.loss_cls(scores, candidates.labels, reduction_override="none").sum(1)
-    decoded = head.bbox_coder.decode(candidates.anchors, deltas)
-    of_box: Tensor = head.loss_bbox(decoded, candidates.boxes, reduction_override="none")
-    return of_box + of_class
+        instances, ignored, metas = unpack_gt_instances(samples)
+        losses: dict[str, Any] = self.head.loss_by_feat(
+            *outputs, instances, metas, ignored, label_assignment_results=assignment
+        )
+        return losses

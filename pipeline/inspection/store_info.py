@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.data.ground_truth import BACKGROUND
 from pipeline.project.files import bytes_on_disk
 from pipeline.project.text import markdown_table
 from pipeline.store.reader import LabelStore
-from pipeline.store.schema import ASSIGNED_GT, BACKGROUND, Shard
+from pipeline.store.schema import ASSIGNED_GT, Shard
 
 SAMPLE = 4096
 """Views whose assignments are read, at most."""
@@ -112,7 +113,7 @@ def _positives(store: LabelStore, shards: list[Shard]) -> PositiveCounts:
     for view in views:
         assigned = store.assigned(view)
         priors += len(assigned)
-        counts.append(np.unique(assigned[assigned != BACKGROUND], return_counts=True)[1])
+        counts.append(np.unique(assigned[assigned > BACKGROUND], return_counts=True)[1])
     return PositiveCounts(
         views=len(views),
         priors=priors,

@@ -9,14 +9,16 @@ from mmengine.config import ConfigDict
 from pipeline.data.dataset import load_split
 from pipeline.detector.build import load_model_config, preprocessing, without_downloads
 from pipeline.detector.model_folder import CONFIG, WEIGHTS, weights_digest
+from pipeline.heads.family import find_family
 from pipeline.heads.lad import ObjectnessLADHead
+from pipeline.heads.paa import PAA
 from pipeline.online.settings import OnlineStudent
-from pipeline.online.students import OnlineLAD, OnlineSoftLAD
+from pipeline.online.students import OnlineStudent as TeacherInMemory
 from pipeline.project.errors import UserError
 from pipeline.project.paths import Paths
-from pipeline.students.cached import min_iou_of, require_iou
-from pipeline.students.method import load_method, method_module
-from pipeline.students.train import model_grid, train_and_save
+from pipeline.students.cached import family_of_config, require_priors, taught_settings
+from pipeline.students.method import method_module, method_of
+from pipeline.students.train import train_and_save
 from pipeline.teacher_pass.label import load_teacher
 from pipeline.teacher_pass.teacher import Teacher
 from pipeline.training.run import TrainingRun
@@ -59,39 +61,44 @@ def train_online_student(
 
 
 def online_model(model: ConfigDict, student: OnlineStudent, teacher: Path) -> ConfigDict:
-    """The config of a PAA turned into that of a student that asks its teacher in each step.
+    """The config of a detector turned into that of a student that asks its teacher in each step.
 
     Args:
-        model: of type PAA.
+        model: of the student.
         student: what it learns.
         teacher: the teacher's model folder.
 
     Raises:
-        UserError: it would learn IoU predictions from a teacher that makes none.
+        UserError: its head can't learn what the method wants of this teacher.
     """
-    method = load_method(student.method)
-    model = copy.deepcopy(model)
-    model.bbox_head.type = ObjectnessLADHead.__name__
+    theirs = load_model_config(teacher / CONFIG)
     if student.assigner == "mmdet":
-        return _mmdet_lad(model, teacher)
-    model.update(type=OnlineLAD.__name__, teacher=str(teacher))
-    if method.soft_head:
-        require_iou(model, load_model_config(teacher / CONFIG).bbox_head, student.method)
-        model.update(type=OnlineSoftLAD.__name__, min_iou=min_iou_of(student))
-        model.bbox_head.update(method.soft_head, with_assignment=method.assignment)
-    return model
+        return _mmdet_lad(copy.deepcopy(model), theirs, teacher / WEIGHTS)
+    return ConfigDict(
+        type=TeacherInMemory.__name__,
+        teacher=str(teacher),
+        min_iou=method_of(student).min_iou,
+        **taught_settings(model, theirs, student),
+    )
 
 
-def _mmdet_lad(student: ConfigDict, teacher: Path) -> ConfigDict:
+def _mmdet_lad(student: ConfigDict, teacher: ConfigDict, weights: Path) -> ConfigDict:
     """Mmdet's own LAD detector."""
-    other = without_downloads(load_model_config(teacher / CONFIG))
-    other.bbox_head.type = ObjectnessLADHead.__name__
+    heads = student.bbox_head, teacher.bbox_head
+    if any(find_family(head.type) is not PAA for head in heads):
+        raise UserError(
+            "assigner: mmdet is mmdet's detector LAD, whose student and teacher are PAA, not "
+            f"{heads[0].type} and {heads[1].type}; leave it out"
+        )
+    other = without_downloads(teacher)
+    for head in (student.bbox_head, other.bbox_head):
+        head.type = ObjectnessLADHead.__name__
     student.update(
         type="LAD",
         teacher_backbone=other.backbone,
         teacher_neck=other.neck,
         teacher_bbox_head=other.bbox_head,
-        teacher_ckpt=str(teacher / WEIGHTS),
+        teacher_ckpt=str(weights),
     )
     return student
 
@@ -100,12 +107,18 @@ def _check_teacher(
     name: str, model: ConfigDict, teacher: Teacher, teacher_model: ConfigDict
 ) -> str:
     """Refuse a teacher of other inputs or priors than the student's; the digest of its weights."""
-    theirs = {"priors": teacher.grid, "data_preprocessor": preprocessing(teacher_model)}
-    own = {"priors": model_grid(model), "data_preprocessor": preprocessing(model)}
+    require_priors(
+        model,
+        family_of_config(model).grid,
+        teacher_model.bbox_head.type,
+        f"the student {name}",
+        teacher.grid.plain(),
+    )
+    theirs, own = preprocessing(teacher_model), preprocessing(model)
     if own != theirs:
         raise UserError(
             f"the student {name} shows its batches to its teacher, so their configs must have "
-            f"equal priors and data_preprocessor: the teacher's are {theirs}, the student's {own}; "
+            f"an equal data_preprocessor: the teacher's is {theirs}, the student's {own}; "
             "make them equal, or have the student learn from the store (section `students`)"
         )
     return weights_digest(teacher.detector.state_dict())

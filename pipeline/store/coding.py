@@ -65,6 +65,10 @@ class Coding(Section):
         values = self.values()[1:].double()
         return float(torch.maximum(values - bounds[:-1], bounds[1:] - values).max())
 
+    def code_of(self, probability: float) -> int:
+        """The code of a probability."""
+        return int(self._codes(torch.tensor([probability])))
+
     def encode(self, probabilities: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Code probabilities in [0, 1], each view for itself.
 
@@ -208,3 +212,4 @@ class SoftSettings(Section):
 
     scores: Coding = Field(description="the coding of class probabilities")
     min_iou: float = Field(description="boxes are kept where they overlap an object by more")
+    min_score: float = Field(description="and where a class has at least this probability")

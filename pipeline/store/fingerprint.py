@@ -32,7 +32,7 @@ def label_parts(train: CheckedSplit, views: PaddedViews) -> Fingerprint:
         "labels_version": LABELS_VERSION,
         "data": data_part(train),
         "views": views.plan.plain(),
-        "priors": {"strides": list(views.grid.strides), "scale": views.grid.scale},
+        "priors": views.grid.plain(),
         "padding": {"pad_size_divisor": views.divisor},
     }
 

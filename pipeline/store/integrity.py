@@ -12,6 +12,7 @@ import torch
 from tqdm import tqdm
 
 from pipeline.data.coco import AnnotatedImage
+from pipeline.data.ground_truth import BACKGROUND
 from pipeline.project.errors import UserError
 from pipeline.store.coding import (
     DISTANCE_CODES,
@@ -24,7 +25,6 @@ from pipeline.store.coding import (
 from pipeline.store.reader import LabelStore
 from pipeline.store.schema import (
     ASSIGNED_GT,
-    BACKGROUND,
     MISSING,
     SHARD_NUMBERS,
     VIEW_COLUMNS,
@@ -86,7 +86,7 @@ def check_table(store: LabelStore, images: Sequence[AnnotatedImage] | None) -> I
     layout = store.layout
     table = layout.table
     priors = store.fingerprint["priors"]
-    grid = PriorGrid(tuple(priors["strides"]), priors["scale"])
+    grid = PriorGrid.read(priors)
     for bucket in layout.buckets:
         if bucket.priors != grid.count(bucket.padded):
             yield (
@@ -188,14 +188,17 @@ def out_of_range(
     scales = found.get("tail_scale")
     if scales is not None and not ((scales >= lowest) & (scales <= highest)).all():
         yield "tail_scale", f"codes outside {lowest} to {highest}"
-    if "boxes" in found and (found["boxes"] < -DISTANCE_CODES).any():
-        yield "boxes", f"codes under {-DISTANCE_CODES}"
-    if "overlap" not in found:
+    if "distances" in found and (found["distances"] < -DISTANCE_CODES).any():
+        yield "distances", f"codes under {-DISTANCE_CODES}"
+    if "max_iou" not in found:
         return
-    kept = found["overlap"] != 0
+    overlaps = found["max_iou"] != 0
     # Rounding keeps the order: no code under that of the threshold.
-    if (found["overlap"][kept] < int(encode_fraction(torch.tensor(soft.min_iou)))).any():
-        yield "overlap", f"values between 0 and min_iou = {soft.min_iou}"
-    for name in ("boxes", "iou"):
-        if name in found and found[name][~kept].any():
-            yield name, "values that are not 0 where the overlap is 0"
+    if (found["max_iou"][overlaps] < int(encode_fraction(torch.tensor(soft.min_iou)))).any():
+        yield "max_iou", f"values between 0 and min_iou = {soft.min_iou}"
+    if "quality" in found and found["quality"][~overlaps].any():
+        yield "quality", "values that are not 0 where max_iou is 0"
+    if "distances" in found and "cls_scores" in found:
+        likely = found["cls_scores"].max(0, initial=0) >= soft.scores.code_of(soft.min_score)
+        if found["distances"][~overlaps & ~likely].any():
+            yield "distances", "a box where max_iou is 0 and no class has min_score"

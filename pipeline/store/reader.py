@@ -45,11 +45,12 @@ class SoftScores:
         codes: (C, P) uint8 codes of class probabilities.
         tail_mean: (C,) float16.
         tail_scale: (R,) uint8 codes.
-        max_iou: (P,) uint8, best IoU of the teacher's box with an object in 1/255, 0 where not
-            stored.
+        max_iou: (P,) uint8, best IoU of the teacher's box with an object in 1/255; 0 where it is
+            at most `labels.min_iou`.
         distances: (P, 4) int8 codes of the box's left, top, right and bottom, in strides from the
-            prior's centre.
-        iou: (P,) uint8, the teacher's IoU prediction in 1/255.
+            prior's centre; 0 where no box is stored.
+        quality: (P,) uint8, the teacher's IoU prediction or centerness in 1/255; 0 where `max_iou`
+            is.
     """
 
     codes: npt.NDArray[np.uint8]
@@ -57,7 +58,12 @@ class SoftScores:
     tail_scale: npt.NDArray[np.uint8]
     max_iou: npt.NDArray[np.uint8]
     distances: npt.NDArray[np.int8]
-    iou: npt.NDArray[np.uint8]
+    quality: npt.NDArray[np.uint8]
+
+    @property
+    def with_box(self) -> npt.NDArray[np.int64]:
+        """The priors for which a box is stored, ascending."""
+        return np.flatnonzero(self.distances.view(np.int32))
 
 
 class LabelStore:
@@ -251,7 +257,7 @@ class LabelStore:
         return tuple(int(self.layout.table[name][view]) for name in GEOMETRY)
 
     def assigned(self, view: int) -> npt.NDArray[np.int16]:
-        """For each prior of the view the index of its object, or `BACKGROUND`; (P,).
+        """For each prior of the view the index of its object, `BACKGROUND` or `IGNORED`; (P,).
 
         Raises:
             UserError: the row is damaged or was never written.

@@ -12,13 +12,13 @@ labels.zarr/
     flip                  uint8, 1 where it is then, after the crop, flipped horizontally
     top, left, height, width  int32, the window of the resized image that it shows, in pixels
   buckets/<H>x<W>/
-    assigned_gt int16     [rows, priors] index of the object, `BACKGROUND`, or `MISSING`
+    assigned_gt int16     [rows, priors] index of the object, -1 background, -2 ignored, -3 missing
     cls_scores  uint8     [rows, classes, priors] codes of probabilities (`pipeline.store.coding`)
     tail_mean   float16   [rows, classes] what the code of the tail stands for, times
     tail_scale  uint8     [rows, runs] code of the tail's scale for each run of 4 priors
-    overlap     uint8     [rows, priors] best IoU of the teacher's box with an object, in 1/255
-    boxes       int8      [rows, priors, 4] codes of the distances of the box's sides
-    iou         uint8     [rows, priors] the teacher's IoU prediction, in 1/255
+    max_iou     uint8     [rows, priors] best IoU of the teacher's box with an object, in 1/255
+    distances   int8      [rows, priors, 4] codes of the distances of the box's sides
+    quality     uint8     [rows, priors] the teacher's IoU prediction or centerness, in 1/255
     fallbacks   uint32    [shards] objects whose costs allowed no mixture
     complete    uint8     [shards] 1 once every array of the shard is written
 """
@@ -35,9 +35,8 @@ from pipeline.store.coding import RUN
 from pipeline.views.plan import Shape
 from pipeline.views.priors import PaddedViews
 
-FORMAT_VERSION = 3
-BACKGROUND = -1
-MISSING = -2
+FORMAT_VERSION = 4
+MISSING = -3
 """Fill value of `assigned_gt`, outside its domain: a row that was never written."""
 
 GEOMETRY = {
@@ -64,11 +63,12 @@ SHARD_NUMBERS = {"fallbacks": "uint32", "complete": "uint8"}
 """What is known of each shard, one entry a shard; `complete` is written last."""
 
 ASSIGNED_GT = "assigned_gt"
-SOFT_ARRAYS = ("cls_scores", "tail_mean", "tail_scale", "overlap", "boxes", "iou")
+SOFT_ARRAYS = ("cls_scores", "tail_mean", "tail_scale", "max_iou", "distances", "quality")
 """In the order of the fields of `pipeline.store.reader.SoftScores`.
 
-The last three are 0 where the IoU is at most `labels.min_iou`. `overlap` and `boxes` are names of
-the format; in code they are `max_iou` and `distances`.
+`max_iou` and `quality` are 0 where the IoU is at most `labels.min_iou`; the quality also for a
+teacher whose head has none. `distances` are 0 where that holds and no class has a probability of
+`labels.min_score`, too: no box is stored there.
 """
 
 
@@ -122,9 +122,9 @@ class Bucket:
                 "cls_scores": RowArray("uint8", (soft_classes, self.priors), 255),
                 "tail_mean": RowArray("float16", (soft_classes,), -1),
                 "tail_scale": RowArray("uint8", (-(-self.priors // RUN),), 0),
-                "overlap": RowArray("uint8", (self.priors,), 0),
-                "boxes": RowArray("int8", (self.priors, 4), -128),
-                "iou": RowArray("uint8", (self.priors,), 0),
+                "max_iou": RowArray("uint8", (self.priors,), 0),
+                "distances": RowArray("int8", (self.priors, 4), -128),
+                "quality": RowArray("uint8", (self.priors,), 0),
             }
         return arrays
 

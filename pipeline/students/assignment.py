@@ -1,6 +1,6 @@
-"""Learning cached assignments: what a sample carries, and the detector that learns it.
+"""Cached assignments: what attaches one to a sample, and what a batch learns of its samples'.
 
-Shapes: B views, N positives of a view, K of a batch. Boxes are xyxy in pixels of the view.
+Shapes: B views, N priors of a view that learn an object or nothing at all.
 """
 
 from dataclasses import dataclass
@@ -10,20 +10,18 @@ from typing import Any
 import numpy as np
 import torch
 from mmcv.transforms import BaseTransform
-from mmdet.models.detectors import PAA
-from mmdet.registry import MODELS, TRANSFORMS
+from mmdet.registry import TRANSFORMS
 from mmdet.structures import SampleList
-from torch import Tensor
 
 from pipeline.data.coco import Objects, objects_digest
-from pipeline.heads.lad import ObjectnessLADHead
-from pipeline.heads.paa import LabelAssignment
+from pipeline.data.ground_truth import BACKGROUND
+from pipeline.heads.batch_grid import BatchGrid
+from pipeline.heads.family import Positives
 from pipeline.loading.transforms import LabelTransform
 from pipeline.project.errors import UserError
 from pipeline.project.transfer import send
 from pipeline.store.reader import LabelStore
-from pipeline.store.schema import BACKGROUND, GEOMETRY
-from pipeline.training.batch_grid import BatchGrid
+from pipeline.store.schema import GEOMETRY
 
 ASSIGNED = "assigned"
 """The key under which a sample's meta data carries its `CachedPositives`."""
@@ -31,19 +29,16 @@ ASSIGNED = "assigned"
 
 @dataclass(frozen=True, eq=False)
 class CachedPositives:
-    """The N positive priors of a view with M objects, and what they learn.
+    """The N priors of a view that are not background.
 
     Attributes:
-        priors: (N,) int64 index of each in the view's own grid.
-        gt_inds: (N,) int16 the object of each.
-        boxes: (M, 4) float32 of the objects, xyxy in pixels of the view.
-        labels: (M,) int64 of the objects.
+        priors: (N,) int64 index of each in the view's own grid, ascending.
+        gt_inds: (N,) int64 the object that each learns, an index into the view's `gt_instances`; a
+            prior of less than 0 learns nothing.
     """
 
     priors: np.ndarray
     gt_inds: np.ndarray
-    boxes: Tensor
-    labels: np.ndarray
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "CachedPositives":
         """Itself: mmengine copies meta data deeply, and this never changes."""
@@ -105,9 +100,9 @@ class CheckObjects(BaseTransform):
 
 @TRANSFORMS.register_module()
 class AttachAssignment(LabelTransform):
-    """Attaches the cached assignment of the view: its positives and what they learn.
+    """Attaches the cached assignment of the view.
 
-    Required keys: view_index, gt_bboxes, gt_bboxes_labels. Added key: assigned, `CachedPositives`.
+    Required keys: view_index, gt_ignore_flags. Added key: assigned, `CachedPositives`.
 
     Args:
         store: path of the label store.
@@ -118,71 +113,32 @@ class AttachAssignment(LabelTransform):
         self.store = LabelStore(store)
 
     def read(self, view: int) -> tuple[np.ndarray, np.ndarray]:
-        """The positive priors (N,) of a view, and the object (N,) that each learns."""
+        """The priors (N,) of a view that are not background, and what each learns (N,)."""
         assigned = self.store.assigned(view)
         priors = np.flatnonzero(assigned != BACKGROUND)
         return priors, assigned.take(priors)
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         """Attach the assignment."""
-        priors, gt_inds = self.labels(results["view_index"])
-        results[ASSIGNED] = CachedPositives(
-            priors=priors,
-            gt_inds=gt_inds,
-            boxes=results["gt_bboxes"].tensor,
-            labels=results["gt_bboxes_labels"],
-        )
+        priors, objects = self.labels(results["view_index"])
+        # The store counts the objects of the file, and `gt_instances` are those without crowds.
+        place = np.cumsum(~results["gt_ignore_flags"]) - 1
+        gt_inds = objects.astype(np.int64)
+        gt_inds[objects >= 0] = place[objects[objects >= 0]]
+        results[ASSIGNED] = CachedPositives(priors, gt_inds)
         return results
 
 
-@MODELS.register_module()
-class CachedLADHead(ObjectnessLADHead):
-    """mmdet's `LADHead`, with its label assignment built from what samples carry.
+def cached_positives(samples: SampleList, grid: BatchGrid) -> Positives:
+    """What the samples carry of an assignment, on the batch's grid.
 
-    It may have an objectness; see `pipeline.heads.objectness`.
+    Args:
+        samples: B samples, as `AttachAssignment` and the preprocessor leave them.
+        grid: of the batch.
     """
-
-    def cached_assignment(self, samples: SampleList, grid: BatchGrid) -> LabelAssignment:
-        """What `LADHead.get_label_assignment` returns, without a teacher.
-
-        Args:
-            samples: B samples whose meta data holds `assigned`.
-            grid: of the batch.
-        """
-        found: list[CachedPositives] = [sample.metainfo[ASSIGNED] for sample in samples]
-        counts = [len(one.priors) for one in found]
-        before = np.cumsum([0, *(len(one.labels) for one in found[:-1])])
-        gt_inds = np.concatenate([one.gt_inds for one in found]) + np.repeat(before, counts)
-        labels = np.concatenate([one.labels for one in found])[gt_inds]
-        boxes = torch.cat([one.boxes for one in found])[torch.from_numpy(gt_inds)]
-        indices = torch.from_numpy(grid.indices([one.priors for one in found]))
-        pos_inds, pos_labels, pos_boxes = send(
-            (indices, torch.from_numpy(labels), boxes), grid.device
-        )
-        return LabelAssignment.of_positives(
-            self.num_classes,
-            grid.valid_flags,
-            pos_inds=pos_inds,
-            labels=pos_labels,
-            boxes=pos_boxes,
-            anchors=grid.anchors(pos_inds),
-        )
-
-
-@MODELS.register_module()
-class CachedLAD(PAA):
-    """A PAA detector that learns cached assignments with mmdet's LAD losses."""
-
-    def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> dict[str, Tensor]:
-        """The losses of `LADHead`: loss_cls, loss_bbox, loss_iou.
-
-        Args:
-            batch_inputs: (B, 3, H, W) normalised images.
-            batch_data_samples: B samples, as `AttachAssignment` and the preprocessor leave them.
-        """
-        grid = BatchGrid.of(self.bbox_head.grid, batch_data_samples, batch_inputs.device)
-        assignment = self.bbox_head.cached_assignment(batch_data_samples, grid)
-        losses: dict[str, Tensor] = self.bbox_head.loss(
-            self.extract_feat(batch_inputs), assignment, batch_data_samples
-        )
-        return losses
+    found: list[CachedPositives] = [sample.metainfo[ASSIGNED] for sample in samples]
+    indices = grid.indices([one.priors for one in found])
+    gt_inds = np.concatenate([one.gt_inds for one in found])
+    learnt = gt_inds >= 0
+    parts = indices[learnt], gt_inds[learnt].astype(np.int64), indices[~learnt]
+    return Positives(grid, *send([torch.from_numpy(part) for part in parts], grid.device))

@@ -1,5 +1,7 @@
 """Losses for soft labels, as registered mmdet losses."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from mmdet.models.losses.utils import weight_reduce_loss
@@ -31,25 +33,22 @@ def focal_divergence(logits: Tensor, target: Tensor, gamma: float) -> Tensor:
     return (found + missed) * difference ** (gamma / 2)
 
 
-@MODELS.register_module()
-class SoftLabelLoss(nn.Module):
-    """The loss between a student's logits and a teacher's probabilities, classes or IoU branch.
-
-    See `focal_divergence` for the formula.
+class DistillationLoss(nn.Module):
+    """Base of losses between a student's logits and a teacher's probabilities.
 
     Args:
-        gamma: how much a large difference counts for more.
         reduction: `none`, `mean` or `sum`.
         loss_weight: factor of the loss.
     """
 
-    def __init__(
-        self, gamma: float = 0.5, reduction: str = "mean", loss_weight: float = 1.0
-    ) -> None:
+    def __init__(self, reduction: str = "mean", loss_weight: float = 1.0) -> None:
         super().__init__()
-        self.gamma = gamma
         self.reduction = reduction
         self.loss_weight = loss_weight
+
+    def elementwise(self, pred: Tensor, target: Tensor) -> Tensor:
+        """The loss of each element."""
+        raise NotImplementedError
 
     def forward(
         self,
@@ -79,7 +78,7 @@ class SoftLabelLoss(nn.Module):
             raise ValueError(f"the reduction must be none, mean or sum, got {reduction!r}")
         if pred.shape != target.shape:
             raise ValueError(f"logits {tuple(pred.shape)}, but targets {tuple(target.shape)}")
-        loss = focal_divergence(pred, target, self.gamma)
+        loss = self.elementwise(pred, target)
         if weight is not None:
             if weight.shape not in (loss.shape, loss.shape[:1]):
                 raise ValueError(f"logits {tuple(pred.shape)}, but weights {tuple(weight.shape)}")
@@ -87,3 +86,36 @@ class SoftLabelLoss(nn.Module):
         loss = self.loss_weight * loss
         reduced: Tensor = weight_reduce_loss(loss, weight, reduction, avg_factor)
         return reduced
+
+
+@MODELS.register_module()
+class SoftLabelLoss(DistillationLoss):
+    """The loss of LAD's soft labels, of classes or of the IoU branch; see `focal_divergence`.
+
+    Args:
+        gamma: how much a large difference counts for more.
+        **kwargs: see `DistillationLoss`.
+    """
+
+    def __init__(self, gamma: float = 0.5, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.gamma = gamma
+
+    def elementwise(self, pred: Tensor, target: Tensor) -> Tensor:
+        """The loss of each element."""
+        return focal_divergence(pred, target, self.gamma)
+
+
+@MODELS.register_module()
+class BinaryDistillationLoss(DistillationLoss):
+    """BCE(z, t) x |t - p|, p = sigmoid(z): BCKD's loss of the classes (arXiv 2308.14286).
+
+    A gradient flows through both factors. Never less than float32 is computed in.
+    """
+
+    def elementwise(self, pred: Tensor, target: Tensor) -> Tensor:
+        """The loss of each element."""
+        dtype = torch.promote_types(pred.dtype, torch.float32)
+        z, t = pred.to(dtype), target.detach().to(dtype)
+        entropy = F.binary_cross_entropy_with_logits(z, t, reduction="none")
+        return entropy * (t - z.sigmoid()).abs()

@@ -10,7 +10,7 @@ from pipeline.training.settings import OWN_TRAINING, Training
 
 METHODS = Path(__file__).parents[1] / "methods"
 """A file here is a method; what it is called is the value of the setting `method`."""
-ALONE = "paa"
+ALONE = "own"
 """The method that learns no teacher's labels."""
 
 
@@ -25,12 +25,16 @@ Method = Annotated[str, AfterValidator(_known_method)]
 
 
 class Student(Section):
-    """A network that is trained from the store, or on its own (`paa`)."""
+    """A network that is trained from the store, or on its own (`own`)."""
 
-    config: str = Field(description="an mmdet config whose model is a PAA")
+    config: str = Field(description="an mmdet config, with a head of docs/heads.md")
     method: Method = Field(description="a file in pipeline/methods")
+    assignment: Literal["own", "teacher"] | None = Field(
+        None,
+        description="bckd: whose assignment it learns; null is the method's own, the student's",
+    )
     assigner: Literal["batched", "mmdet"] = Field(
-        "batched", description="of a rule in the step: ours, or mmdet's, object by object"
+        "batched", description="of a PAA's rule in the step: ours, or mmdet's, object by object"
     )
     min_iou: float | None = Field(
         None,
@@ -57,6 +61,8 @@ class Student(Section):
         Raises:
             ValueError: they do not.
         """
+        if self.assignment and self.method != "bckd":
+            raise ValueError("assignment is for the method bckd; leave it out")
         if self.assigner == "mmdet" and self.method != ALONE:
             raise ValueError(
                 f"assigner: mmdet is for the method {ALONE}, and for lad among `online` students; "

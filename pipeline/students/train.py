@@ -1,32 +1,33 @@
 """Trains a student: from the label store, or on its own."""
 
+import copy
 from typing import Any
 
 from mmengine.config import ConfigDict
 
 from pipeline.data.dataset import load_split
-from pipeline.detector.build import (
-    build_detector,
-    load_model_config,
-    preprocessing,
-    without_downloads,
-)
+from pipeline.detector.build import load_model_config, preprocessing
 from pipeline.detector.model_folder import save_model
-from pipeline.heads.paa import prior_grid
+from pipeline.heads.registry import family_of_model
 from pipeline.loading.transforms import NO_LABELS
 from pipeline.project.paths import Paths
 from pipeline.store.fingerprint import label_parts
 from pipeline.store.reader import LabelStore
-from pipeline.students.cached import cached_model, min_iou_of, student_labels
-from pipeline.students.method import method_module
+from pipeline.students.cached import (
+    cached_model,
+    family_of_config,
+    require_priors,
+    student_labels,
+)
+from pipeline.students.method import method_module, method_of
 from pipeline.students.settings import Student
-from pipeline.training.batched_paa import batched_paa
+from pipeline.students.taught import detector_state
 from pipeline.training.distributed import is_first
 from pipeline.training.run import TrainingRun, train
 from pipeline.training.run_folder import discard_run
 from pipeline.training.settings import Training
 from pipeline.views.plan import view_plan
-from pipeline.views.priors import PaddedViews, PriorGrid
+from pipeline.views.priors import PaddedViews
 from pipeline.views.settings import Views
 
 
@@ -56,14 +57,21 @@ def train_student(
     if student.labels_from == "cached":
         store = LabelStore(paths.labels)
         divisor = preprocessing(model)["pad_size_divisor"]
-        shown = PaddedViews(plan, model_grid(model), divisor)
-        store.require(label_parts(train_split, shown), f"the student {name}")
+        grid = family_of_config(model).grid
+        shown = PaddedViews(plan, grid, divisor)
+        who = f"the student {name}"
+        found = store.fingerprint
+        head = found["teacher"]["model"]["bbox_head"]["type"]
+        require_priors(model, grid, head, who, found["priors"])
+        store.require(label_parts(train_split, shown), who)
         store.require_complete()
-        network = cached_model(model, student.method, store)
+        network = cached_model(model, student, store)
         labels = student_labels(student, store)
-        inputs = {"store": store.fingerprint, "min_iou": min_iou_of(student)}
+        inputs = {"store": store.fingerprint, "min_iou": method_of(student).min_iou}
     else:
-        network = batched_paa(model) if student.assigner == "batched" else model
+        network = model
+        if student.assigner == "batched":
+            network = family_of_model(model, student.config).own(copy.deepcopy(model))
     run = TrainingRun(
         name=name,
         model=network,
@@ -86,13 +94,14 @@ def train_and_save(
     Args:
         run: with the config of the network as it is trained.
         student: what it is and learns.
-        model: the config that is saved: a plain PAA of mmdet.
+        model: the config that is saved: a plain detector of mmdet.
         paths: where the model folder goes.
 
     Returns:
         The record.
     """
     state, cost = train(run)
+    state = detector_state(state)
     record = student_record(run.name, student, run.training) | cost
     if is_first():
         save_model(paths.model(run.name), model, state, record)
@@ -111,8 +120,3 @@ def student_record(name: str, student: Student, training: Training) -> dict[str,
         "settings": student.model_dump(mode="json", exclude={"training"})
         | {"training": training.model_dump(mode="json")},
     }
-
-
-def model_grid(model: ConfigDict) -> PriorGrid:
-    """The priors of a model config's head."""
-    return prior_grid(build_detector(without_downloads(model)).bbox_head)

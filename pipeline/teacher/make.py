@@ -1,14 +1,15 @@
-"""Makes the teacher: trains a PAA, or takes the checkpoint that the user has."""
+"""Makes the teacher: trains a detector, or takes the checkpoint that the user has."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
 from pipeline.data.dataset import load_split
 from pipeline.detector.build import build_detector, load_model_config, without_downloads
 from pipeline.detector.model_folder import load_weights, read_weights, save_model
+from pipeline.heads.registry import family_of_model
 from pipeline.project.paths import Paths
 from pipeline.teacher.settings import TeacherSettings
-from pipeline.training.batched_paa import batched_paa
 from pipeline.training.distributed import is_first
 from pipeline.training.run import TrainingRun, train
 from pipeline.training.run_folder import discard_run
@@ -32,8 +33,9 @@ def make_teacher(settings: TeacherSettings, views: Views, paths: Paths) -> dict[
     """
     split = load_split(paths, "train")
     model = load_model_config(settings.config, num_classes=len(split.classes))
+    family = family_of_model(model, settings.config)
     folder = paths.run("teacher")
-    record: dict[str, Any] = {"name": "teacher", "method": "paa", "config": settings.config}
+    record: dict[str, Any] = {"name": "teacher", "method": "own", "config": settings.config}
     if settings.checkpoint is not None:
         file = Path(settings.checkpoint)
         state = read_weights(file, settings.trust_checkpoint)
@@ -43,7 +45,7 @@ def make_teacher(settings: TeacherSettings, views: Views, paths: Paths) -> dict[
         state, cost = train(
             TrainingRun(
                 name="teacher",
-                model=batched_paa(model),
+                model=family.own(copy.deepcopy(model)),
                 training=settings.training,
                 plan=view_plan(views),
                 split=split,

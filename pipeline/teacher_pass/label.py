@@ -14,7 +14,8 @@ from mmengine.device import get_device
 from pipeline.data.dataset import CheckedSplit
 from pipeline.data.ground_truth import GroundTruth
 from pipeline.detector.model_folder import load_model
-from pipeline.heads.paa import HeadOutputs
+from pipeline.heads.batch_grid import BatchGrid
+from pipeline.heads.family import Assignment, Outputs
 from pipeline.project.errors import UserError
 from pipeline.project.paths import Paths
 from pipeline.project.transfer import fetch
@@ -22,12 +23,11 @@ from pipeline.store.coding import SoftSettings, encode_distances, encode_fractio
 from pipeline.store.schema import ASSIGNED_GT, SOFT_ARRAYS, Shard, StoreLayout
 from pipeline.teacher_pass.teacher import (
     FLOAT32,
-    Assignment,
+    Least,
     Numerics,
     SoftPredictions,
     Teacher,
 )
-from pipeline.views.plan import Shape
 
 
 def load_teacher(
@@ -63,12 +63,12 @@ class ForwardPass:
     Attributes:
         outputs: of the head.
         truth: the objects of the views.
-        padded: (height, width) in pixels.
+        grid: of the views, which is that of each.
     """
 
-    outputs: HeadOutputs
+    outputs: Outputs
     truth: GroundTruth
-    padded: Shape
+    grid: BatchGrid
 
 
 def run_network(teacher: Teacher, batch: dict[str, Any]) -> ForwardPass:
@@ -83,9 +83,9 @@ def run_network(teacher: Teacher, batch: dict[str, Any]) -> ForwardPass:
     truth = GroundTruth.pad(
         *([torch.from_numpy(one[name]) for one in objects] for name in ("boxes", "labels", "crowd"))
     )
-    height, width = ready["inputs"].shape[-2:]
-    outputs = teacher.forward(ready["inputs"])
-    return ForwardPass(outputs, truth.to(outputs.device), (height, width))
+    count, _, height, width = ready["inputs"].shape
+    grid = BatchGrid(teacher.grid, (height, width), [(height, width)] * count, teacher.device)
+    return ForwardPass(teacher.forward(ready["inputs"]), truth.to(teacher.device), grid)
 
 
 def label_views(
@@ -94,14 +94,15 @@ def label_views(
     """The teacher's assignment and soft scores, from what its network says.
 
     Args:
-        teacher: its head's losses are the costs.
+        teacher: its head decides.
         views: what the network says of them.
         soft: how soft scores are stored, if at all.
     """
-    assignment = teacher.assign(views.outputs, views.truth, views.padded)
+    assignment = teacher.assign(views.outputs, views.truth, views.grid)
     if soft is None:
         return assignment, None
-    return assignment, teacher.predict_soft(views.outputs, views.truth, views.padded, soft.min_iou)
+    least = Least(soft.min_iou, soft.min_score)
+    return assignment, teacher.predict_soft(views.outputs, views.truth, views.grid, least)
 
 
 def label_rows(
@@ -110,7 +111,7 @@ def label_rows(
     """The rows of views in a store.
 
     Args:
-        teacher: its head's losses are the costs.
+        teacher: its head decides.
         views: what the network says of them.
         soft: how soft scores are stored, if at all.
 
@@ -124,7 +125,7 @@ def label_rows(
             *soft.scores.encode(predicted.probabilities),
             encode_fraction(predicted.max_iou),
             encode_distances(predicted.distances),
-            encode_fraction(predicted.iou),
+            encode_fraction(predicted.quality),
         )
         rows |= dict(zip(SOFT_ARRAYS, coded, strict=True))
     return fetch(rows), assignment.fallbacks

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.assignment.paa import BACKGROUND
+from pipeline.data.ground_truth import BACKGROUND
 from pipeline.project.files import PARTIAL, bytes_on_disk, write_whole
 from pipeline.store.reader import LabelStore
 from pipeline.store.schema import ASSIGNED_GT, SOFT_ARRAYS
@@ -80,7 +80,7 @@ def describe_store(
     positives = objects = 0
     for view in range(views):
         assigned = store.assigned(view)
-        learnt = assigned[assigned != BACKGROUND]
+        learnt = assigned[assigned > BACKGROUND]
         positives += len(learnt)
         objects += len(np.unique(learnt))
     sizes = {

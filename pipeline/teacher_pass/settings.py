@@ -24,6 +24,9 @@ class Labels(Section):
     min_iou: float = Field(
         0.1, ge=0, lt=1, description="boxes are stored where they overlap an object by more"
     )
+    min_score: float = Field(
+        0.05, gt=0, le=1, description="and where a class has at least this probability, for bckd"
+    )
     scores: Coding = Coding()
     batch_size: PositiveInt = 16
     bucket_batch_sizes: dict[str, PositiveInt] = Field(
@@ -44,4 +47,6 @@ class Labels(Section):
 
     def soft_settings(self) -> SoftSettings | None:
         """How soft scores are stored; None where none are wanted."""
-        return SoftSettings(scores=self.scores, min_iou=self.min_iou) if self.soft else None
+        if not self.soft:
+            return None
+        return SoftSettings(scores=self.scores, min_iou=self.min_iou, min_score=self.min_score)

@@ -1,4 +1,4 @@
-"""The teacher: a PAA detector that decides which prior learns which object.
+"""The teacher: a detector that decides which prior learns which object.
 
 Shapes: B views on one grid of P priors, C classes. Boxes are xyxy in pixels of the view.
 """
@@ -8,47 +8,38 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from mmdet.models.detectors import PAA
+from mmdet.models.detectors import SingleStageDetector
 from torch import Tensor
 
 from pipeline.assignment.iou import max_iou
-from pipeline.assignment.paa import BACKGROUND, list_candidates, select_positives
 from pipeline.data.ground_truth import GroundTruth
 from pipeline.detector.pooling import pool_quickly
-from pipeline.heads.paa import HeadOutputs, candidate_costs, check_rule, prior_grid
+from pipeline.heads.batch_grid import BatchGrid
+from pipeline.heads.family import Assignment, Outputs
+from pipeline.heads.registry import family_of
 from pipeline.teacher_pass.settings import Labels
-from pipeline.views.plan import Shape
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """What a teacher decided for a batch.
-
-    Attributes:
-        assigned_gt_inds: (B, P) int64, for each prior the index of its object or `BACKGROUND`.
-        fallbacks: how many objects had costs that allow no mixture.
-    """
-
-    assigned_gt_inds: Tensor
-    fallbacks: int
 
 
 @dataclass(frozen=True)
 class SoftPredictions:
-    """A teacher's soft scores for a batch; the last three are 0 where no box is kept.
+    """A teacher's soft scores for a batch.
 
     Attributes:
         probabilities: (B, P, C) of the classes.
-        max_iou: (B, P) best IoU of the decoded box with an object.
+        max_iou: (B, P) best IoU of the decoded box with an object; 0 where that is at most the
+            least IoU that is asked for.
+        kept: (B, P) bool, where a box is kept.
         distances: (B, P, 4) of the box's left, top, right and bottom from the prior's centre, in
-            strides.
-        iou: (B, P) probability of the IoU branch.
+            strides; 0 where none is.
+        quality: (B, P) what the head predicts beside classes and box, as a probability; 0 where
+            `max_iou` is, and for a head that has none.
     """
 
     probabilities: Tensor
     max_iou: Tensor
+    kept: Tensor
     distances: Tensor
-    iou: Tensor
+    quality: Tensor
 
 
 @dataclass(frozen=True)
@@ -72,26 +63,40 @@ class Numerics:
 FLOAT32 = Numerics()
 
 
+@dataclass(frozen=True)
+class Least:
+    """Which boxes of a teacher are kept: those that overlap an object, or of a likely class.
+
+    Attributes:
+        iou: they overlap an object by more than this,
+        score: or a class has at least this probability.
+    """
+
+    iou: float
+    score: float
+
+
 class Teacher:
-    """Computes LAD's label assignment (WACV 2022, section 3.2) for batches of one bucket.
+    """Computes label assignments and soft scores of batches.
 
     Args:
-        detector: a PAA, put into eval mode on its device.
+        detector: put into eval mode on its device.
         numerics: how it computes.
 
     Raises:
-        UserError: the detector's assignment settings are not those of PAA.
+        UserError: its head can't teach, or assigns in a way that a store can't hold.
     """
 
-    def __init__(self, detector: PAA, numerics: Numerics = FLOAT32) -> None:
+    def __init__(self, detector: SingleStageDetector, numerics: Numerics = FLOAT32) -> None:
         self.detector = detector.eval()
         self.numerics = numerics
         if numerics.channels_last:
             self.detector.to(memory_format=torch.channels_last)
         pool_quickly(self.detector)
         self.head = detector.bbox_head
-        self.grid = prior_grid(self.head)
-        check_rule(self.head, "the teacher")
+        self.family = family_of(self.head)
+        self.family.check("the teacher")
+        self.grid = self.family.grid
 
     @property
     def device(self) -> torch.device:
@@ -100,7 +105,7 @@ class Teacher:
         return device
 
     @torch.inference_mode()
-    def forward(self, images: Tensor) -> HeadOutputs:
+    def forward(self, images: Tensor) -> Outputs:
         """Run the network.
 
         Args:
@@ -112,8 +117,8 @@ class Teacher:
         if self.numerics.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         with self._autocast():
-            found = HeadOutputs(*self.head(self.detector.extract_feat(images)))
-        return found.float()
+            outputs = self.head(self.detector.extract_feat(images))
+        return [[level.float() for level in levels] for levels in outputs]
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.numerics.dtype == FLOAT32.dtype:
@@ -121,52 +126,39 @@ class Teacher:
         return torch.autocast(self.device.type, getattr(torch, self.numerics.dtype))
 
     @torch.inference_mode()
-    def assign(self, outputs: HeadOutputs, truth: GroundTruth, padded: Shape) -> Assignment:
-        """The label assignment of a batch of views with the same padded size.
+    def assign(self, outputs: Outputs, truth: GroundTruth, grid: BatchGrid) -> Assignment:
+        """The label assignment of a batch.
 
         Args:
             outputs: of the head.
             truth: the objects of the views, on the same device.
-            padded: (height, width) in pixels.
+            grid: of the batch.
         """
-        priors = self.grid.priors(padded, outputs.device)
-        candidates = list_candidates(priors, truth)
-        positives = select_positives(
-            candidate_costs(self.head, outputs, candidates),
-            candidates.group,
-            candidates.level,
-            len(self.grid.strides),
-        )
-        assigned = torch.full(
-            (len(truth.boxes), len(priors.boxes)), BACKGROUND, device=outputs.device
-        )
-        assigned[candidates.image, candidates.prior] = torch.where(
-            positives.chosen, candidates.object, BACKGROUND
-        )
-        return Assignment(assigned, len(positives.fallbacks))
+        return self.family.assign(outputs, truth, grid)
 
     @torch.inference_mode()
     def predict_soft(
-        self, outputs: HeadOutputs, truth: GroundTruth, padded: Shape, min_iou: float
+        self, outputs: Outputs, truth: GroundTruth, grid: BatchGrid, least: Least
     ) -> SoftPredictions:
-        """The soft scores of a batch of views with the same padded size.
+        """The soft scores of a batch.
 
         Args:
             outputs: of the head.
             truth: as in `assign`; crowds do not count.
-            padded: (height, width) in pixels.
-            min_iou: boxes are kept where they overlap an object by more than this.
+            grid: of the batch.
+            least: which boxes are kept.
         """
-        priors = self.grid.priors(padded, outputs.device)
-        scores, deltas, iou = outputs.joined()
-        decoded = self.head.bbox_coder.decode(
-            priors.boxes.repeat(len(deltas), 1), deltas.flatten(0, 1)
-        ).view(deltas.shape)
+        priors = grid.priors
+        probabilities = self.family.class_probabilities(outputs)
+        decoded = self.family.boxes(outputs, priors).view(*probabilities.shape[:2], 4)
         best = max_iou(decoded, truth)
-        kept = best > min_iou
+        overlaps = best > least.iou
+        kept = overlaps | (probabilities.amax(2) >= least.score)
+        quality = self.family.quality_logits(outputs)
         return SoftPredictions(
-            probabilities=scores.sigmoid(),
-            max_iou=best * kept,
+            probabilities=probabilities,
+            max_iou=best * overlaps,
+            kept=kept,
             distances=priors.distances(decoded) * kept[..., None],
-            iou=iou[..., 0].sigmoid() * kept,
+            quality=torch.zeros_like(best) if quality is None else quality.sigmoid() * overlaps,
         )

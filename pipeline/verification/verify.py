@@ -249,9 +249,9 @@ def _compare_soft(
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """For each array how far its entries are off, and whether that is too far."""
     coding = soft.scores
-    codes, mean, scale, max_iou, distances, iou = (
+    codes, mean, scale, max_iou, distances, quality = (
         torch.from_numpy(getattr(stored, name).copy())
-        for name in ("codes", "tail_mean", "tail_scale", "max_iou", "distances", "iou")
+        for name in ("codes", "tail_mean", "tail_scale", "max_iou", "distances", "quality")
     )
     exact = predicted.probabilities
     in_tail = codes.mT == TAIL
@@ -265,9 +265,9 @@ def _compare_soft(
         "cls_scores": (distance, wrong),
         "tail_mean": _off(mean, tail_mean(exact, codes, scale)),
         "tail_scale": _steps(scale, tail_scale(exact, codes)),
-        "boxes": _steps(distances, encode_distances(predicted.distances)),
-        "overlap": _steps(max_iou, encode_fraction(predicted.max_iou)),
-        "iou": _steps(iou, encode_fraction(predicted.iou)),
+        "distances": _steps(distances, encode_distances(predicted.distances)),
+        "max_iou": _steps(max_iou, encode_fraction(predicted.max_iou)),
+        "quality": _steps(quality, encode_fraction(predicted.quality)),
     }
 
 

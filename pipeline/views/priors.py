@@ -1,11 +1,13 @@
-"""The grid of priors of a view: one square anchor per feature-map cell, level after level.
+"""The grid of priors of a view: one or more per feature-map cell, level after level.
 
-A prior's index counts the cells of the first level row by row, then those of the next level, as
-mmdet does when it concatenates levels.
+A prior's index counts the cells of the first level row by row, the priors of each cell one after
+the other, then those of the next level, as mmdet does when it concatenates levels.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,22 +19,24 @@ from pipeline.views.plan import Shape, View, ViewPlan, padded_shape
 
 @dataclass(frozen=True)
 class Priors:
-    """The priors of a view, one for each cell: level after level, row after row.
+    """The priors of a view: level after level, row after row, cell after cell.
 
     Attributes:
-        boxes: (P, 4).
+        boxes: (P, 4); those of points have no extent.
         shapes: (rows, columns) of each level.
         level_strides: pixels per cell of each level.
+        per_cell: the number of priors of a cell.
     """
 
     boxes: Tensor
     shapes: list[Shape]
     level_strides: tuple[int, ...]
+    per_cell: int = 1
 
     @property
     def sizes(self) -> list[int]:
         """The number of priors of each level."""
-        return [rows * columns for rows, columns in self.shapes]
+        return [rows * columns * self.per_cell for rows, columns in self.shapes]
 
     @cached_property
     def levels(self) -> Tensor:
@@ -88,7 +92,7 @@ class Priors:
     def sides(self) -> tuple[Tensor, Tensor]:
         """Left and right of all levels' columns, (2, columns); top and bottom of rows, (2, rows).
 
-        A prior's are those of its column and its row.
+        A prior's are those of its column and its row, where a cell has one prior.
         """
         levels = [
             level.view(*shape, 4)
@@ -100,26 +104,59 @@ class Priors:
         )
 
 
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom."""
+POINT: Box = (0.0, 0.0, 0.0, 0.0)
+SQUARE: Box = (-4.0, -4.0, 4.0, 4.0)
+"""The anchor of PAA, ATSS, GFL, VFNet, TOOD and DDOD: of 8 strides, around its cell's corner."""
+
+
 @dataclass(frozen=True)
 class PriorGrid:
-    """The priors of a head: one per cell, of side `scale` x stride, centred on the cell's corner.
+    """The priors of a head, which are the same in every cell.
 
     Attributes:
         strides: pixels per cell, a level each.
-        scale: side of a prior in strides (8 for PAA).
+        cell: the priors of a cell as boxes in strides, from the top left corner of the cell.
     """
 
     strides: tuple[int, ...]
-    scale: float = 8.0
+    cell: tuple[Box, ...] = (SQUARE,)
+
+    def plain(self) -> dict[str, Any]:
+        """What two heads must share for one to learn what the other decided, as plain values.
+
+        A label says where a prior is, and a distance is measured from its centre. So a point and
+        an anchor around it are the same prior, unless there are several in a cell: then their boxes
+        tell them apart.
+        """
+        strides = list(self.strides)
+        if len(self.cell) == 1:
+            left, top, right, bottom = self.cell[0]
+            return {"strides": strides, "centre": [(left + right) / 2, (top + bottom) / 2]}
+        return {"strides": strides, "anchors": [list(box) for box in self.cell]}
+
+    @classmethod
+    def read(cls, plain: Mapping[str, Any]) -> "PriorGrid":
+        """The grid of what `plain` gives; a single prior of a cell as a point."""
+        if "centre" in plain:
+            cell: tuple[Box, ...] = ((*plain["centre"], *plain["centre"]),)
+        else:
+            cell = tuple(tuple(box) for box in plain["anchors"])
+        return cls(tuple(plain["strides"]), cell)
 
     def level_shapes(self, padded: Shape) -> list[Shape]:
         """(rows, columns) of each level's feature map, for a padded image size."""
         height, width = padded
         return [(-(-height // s), -(-width // s)) for s in self.strides]
 
+    def level_sizes(self, padded: Shape) -> list[int]:
+        """The number of priors of each level."""
+        return [rows * columns * len(self.cell) for rows, columns in self.level_shapes(padded)]
+
     def count(self, padded: Shape) -> int:
         """The number of priors of a view with this padded size."""
-        return sum(rows * columns for rows, columns in self.level_shapes(padded))
+        return sum(self.level_sizes(padded))
 
     @torch.inference_mode(False)  # else a training could not use what a teacher has asked for
     def priors(self, padded: Shape, device: torch.device | str = "cpu") -> Priors:
@@ -167,25 +204,27 @@ class PaddedViews:
 def _priors(grid: PriorGrid, padded: Shape, device: torch.device) -> Priors:
     levels = []
     shapes = grid.level_shapes(padded)
+    cell = torch.tensor(grid.cell, device=device)
     for stride, (rows, columns) in zip(grid.strides, shapes, strict=True):
-        half = grid.scale * stride / 2
         y, x = torch.meshgrid(
             torch.arange(rows, device=device, dtype=torch.float32) * stride,
             torch.arange(columns, device=device, dtype=torch.float32) * stride,
             indexing="ij",
         )
-        levels.append(torch.stack([x - half, y - half, x + half, y + half], -1).view(-1, 4))
-    return Priors(torch.cat(levels), shapes, grid.strides)
+        corners = torch.stack([x, y, x, y], -1)
+        levels.append((corners[:, :, None] + cell * stride).view(-1, 4))
+    return Priors(torch.cat(levels), shapes, grid.strides, len(grid.cell))
 
 
 @lru_cache(maxsize=256)
 def _places_within(grid: PriorGrid, own: Shape, padded: Shape) -> npt.NDArray[np.int64]:
     """A data set has few padded sizes, so that most pairs of them are found here."""
-    places, start = [], 0
+    places, start, each = [], 0, len(grid.cell)
     for (own_rows, own_columns), (rows, columns) in zip(
         grid.level_shapes(own), grid.level_shapes(padded), strict=True
     ):
-        cells = np.arange(start, start + rows * columns).reshape(rows, columns)
-        places.append(cells[:own_rows, :own_columns].ravel())
-        start += rows * columns
+        count = rows * columns * each
+        row_of_priors = np.arange(start, start + count).reshape(rows, columns * each)
+        places.append(row_of_priors[:own_rows, : own_columns * each].ravel())
+        start += count
     return np.concatenate(places)

@@ -20,7 +20,7 @@ from pipeline.loading.transforms import NO_LABELS, LabelTransforms
 from pipeline.store.reader import LabelStore
 from pipeline.students.cached import cached_model, student_labels
 from pipeline.students.settings import Student
-from pipeline.training.batched_paa import batched_paa
+from pipeline.heads.batched_paa import batched_paa
 from pipeline.views.plan import view_plan
 from stages.params import load_params
 from tests.conftest import ROOT, SETTINGS, Project, write_source

@@ -9,10 +9,10 @@ import pytest
 import zarr
 from click.testing import CliRunner
 
+from pipeline.data.ground_truth import BACKGROUND
 from pipeline.inspection.store_info import describe, summarise
 from pipeline.project.errors import UserError
 from pipeline.store.reader import LabelStore
-from pipeline.store.schema import BACKGROUND
 from pipeline.store.writer import StoreWriter
 
 ROOT = Path(__file__).parents[2]

@@ -33,8 +33,8 @@ from pipeline.students.cached import cached_model, student_labels
 from pipeline.students.settings import Student
 from pipeline.teacher_pass.teacher import SoftPredictions
 from pipeline.training.batch_assignment import assign_batch, batch_candidates
-from pipeline.training.batch_grid import BatchGrid
-from pipeline.training.batched_paa import batched_paa
+from pipeline.heads.batch_grid import BatchGrid
+from pipeline.heads.batched_paa import batched_paa
 from pipeline.views.plan import view_plan
 from tests.conftest import ROOT
 

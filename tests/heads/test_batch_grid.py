@@ -11,7 +11,7 @@ from mmengine.structures import InstanceData
 
 from pipeline.detector.build import build_detector, load_model_config, without_downloads
 from pipeline.heads.paa import prior_grid
-from pipeline.training.batch_grid import BatchGrid, ground_truth
+from pipeline.heads.batch_grid import BatchGrid, ground_truth
 from pipeline.views.priors import PriorGrid
 from tests.conftest import DEVICES, ROOT
 

@@ -49,11 +49,32 @@ class BatchGrid:
         """All P of them."""
         return self.grid.priors(self.padded, self.device)
 
+    @property
+    def count(self) -> int:
+        """P."""
+        return self.grid.count(self.padded)
+
+    @cached_property
+    def alike(self) -> bool:
+        """Whether all views have the batch's size: each of its priors is then one of each view."""
+        return all(tuple(own) == tuple(self.padded) for own in self.own)
+
+    @cached_property
+    def places(self) -> list[Tensor | slice]:
+        """For each view where its own priors lie among the P, in the order of its own grid."""
+        others = [own for own in self.own if tuple(own) != tuple(self.padded)]
+        found = send(
+            [torch.from_numpy(self.grid.places_within(own, self.padded)) for own in others],
+            self.device,
+        )
+        sent = iter(found)
+        return [slice(None) if tuple(own) == tuple(self.padded) else next(sent) for own in self.own]
+
     @cached_property
     def valid_flags(self) -> Tensor:
         """Which priors lie inside a view's own padded size, (B, P) bool, as mmdet has them."""
-        shape = len(self.own), self.grid.count(self.padded)
-        if all(tuple(own) == tuple(self.padded) for own in self.own):
+        shape = len(self.own), self.count
+        if self.alike:
             return torch.ones(shape, dtype=torch.bool, device=self.device)
         flags = torch.zeros(shape, dtype=torch.bool)
         for view, own in enumerate(self.own):
@@ -66,10 +87,9 @@ class BatchGrid:
         Args:
             priors: of each view, indices in the view's own grid.
         """
-        count = self.grid.count(self.padded)
         return np.concatenate(
             [
-                view * count + self.grid.places_within(own, self.padded)[chosen]
+                view * self.count + self.grid.places_within(own, self.padded)[chosen]
                 for view, (own, chosen) in enumerate(zip(self.own, priors, strict=True))
             ]
         )
