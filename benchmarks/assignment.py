@@ -17,9 +17,9 @@ from benchmarks.random_teacher import (
     draw_view,
     random_objects,
 )
-from pipeline.heads.paa import HeadOutputs
-from pipeline.teacher_pass.teacher import Assignment
-from pipeline.heads.batch_grid import ground_truth
+from pipeline.heads.batch_grid import BatchGrid, ground_truth
+from pipeline.heads.family import Assignment
+from pipeline.heads.paa_costs import HeadOutputs
 
 OBJECTS = 7
 """Of a view of COCO."""
@@ -51,8 +51,9 @@ def assign(teacher: RandomTeacher, views: Sequence[DrawnView], outputs: HeadOutp
         views: with the objects.
         outputs: for all of the views together.
     """
-    truth = ground_truth([view.sample for view in views], outputs.device)
-    return teacher.assign(outputs, truth, views[0].padded)
+    samples = [view.sample for view in views]
+    grid = BatchGrid.of(teacher.grid, samples, outputs.device)
+    return teacher.assign(outputs, ground_truth(samples, outputs.device), grid)
 
 
 @torch.no_grad()
@@ -100,7 +101,7 @@ def measure_assignment(
     priors = {}
     for size in sizes:
         views = draw(OBJECTS, size)
-        priors[size] = teacher.grid.count(views[0].padded)
+        priors[size] = views[0].grid.count
         ways[f"{priors[size]} priors"] = ours(views)
     rounds = medians(alternate(ways, repeats))
     seconds = {way: spent / VIEWS for way, spent in rounds.items()}
@@ -115,7 +116,7 @@ def measure_assignment(
             at_most=SLACK,
         )
 
-    which = f"{OBJECTS} objects, {teacher.grid.count(common[0].padded):,} priors"
+    which = f"{OBJECTS} objects, {common[0].grid.count:,} priors"
     theirs = "mmdet's get_label_assignment", 1 / seconds["mmdet"], "views/s"
     ratios = [
         Ratio(f"assignment, {which}", 1 / seconds["ours"], *theirs, at_least=10),

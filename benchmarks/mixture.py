@@ -26,14 +26,14 @@ from pipeline.assignment.paa import pool_candidates, sort_by_group
 from pipeline.data.coco import load_images
 from pipeline.data.dataset import load_split
 from pipeline.detector.build import preprocessing
-from pipeline.heads.paa import HeadOutputs, candidate_costs
+from pipeline.heads.batch_grid import BatchGrid
+from pipeline.heads.batched_paa import batch_candidates
+from pipeline.heads.paa_costs import HeadOutputs, candidate_costs
 from pipeline.loading.dataset import view_dataset
 from pipeline.project.paths import Paths
 from pipeline.store.schema import plan_store
 from pipeline.teacher_pass.label import load_teacher
 from pipeline.teacher_pass.teacher import Teacher
-from pipeline.training.batch_assignment import batch_candidates
-from pipeline.heads.batch_grid import BatchGrid
 from pipeline.views.plan import FixedPlan, View
 from pipeline.views.priors import PaddedViews
 from pipeline.views.settings import Views
@@ -88,7 +88,7 @@ def trained_costs(views: Views, paths: Paths, count: int) -> list[Costs]:
                 batch = pseudo_collate([dataset[view] for view in shard.views.tolist()])
                 with torch.inference_mode():
                     ready = teacher.detector.data_preprocessor(batch)
-                    outputs = teacher.forward(ready["inputs"])
+                    outputs = HeadOutputs(*teacher.forward(ready["inputs"]))
                     found = pooled_costs(teacher, outputs, ready["data_samples"])
                 costs += found
                 bar.update(len(found))

@@ -19,7 +19,7 @@ size over prior size, and the offset of centres in half-sides of the object.
 Shapes: P priors of a view, M objects in it, C classes. Boxes are xyxy in pixels of the view.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,14 +34,14 @@ from tqdm import tqdm
 from pipeline.data.coco import AnnotatedImage, Objects
 from pipeline.data.dataset import CheckedSplit
 from pipeline.detector.build import build_detector
-from pipeline.heads.paa import HeadOutputs
+from pipeline.heads.batch_grid import BatchGrid, ground_truth
+from pipeline.heads.paa_costs import HeadOutputs
 from pipeline.store.schema import plan_store
 from pipeline.store.writer import StoreWriter
 from pipeline.teacher_pass.fingerprint import labels_fingerprint
 from pipeline.teacher_pass.label import ForwardPass, label_rows
 from pipeline.teacher_pass.settings import Labels
 from pipeline.teacher_pass.teacher import Teacher
-from pipeline.heads.batch_grid import ground_truth
 from pipeline.views.plan import FixedPlan, Shape, View, padded_shape
 from pipeline.views.priors import PaddedViews, Priors
 
@@ -179,22 +179,23 @@ class DrawnView:
     Attributes:
         outputs: what the head returns for a batch of this view alone.
         sample: the objects, as mmdet's preprocessor leaves a view's sample.
-        padded: (height, width) in pixels.
+        grid: of a batch of this view alone.
     """
 
     outputs: HeadOutputs
     sample: DetDataSample
-    padded: Shape
+    grid: BatchGrid
 
     def to(self, device: torch.device | str) -> "DrawnView":
         """The same on a device."""
         outputs = HeadOutputs(*([level.to(device) for level in maps] for maps in self.outputs))
-        return DrawnView(outputs, self.sample.to(device), self.padded)
+        grid = replace(self.grid, device=torch.device(device))
+        return DrawnView(outputs, self.sample.to(device), grid)
 
     def forward_pass(self) -> ForwardPass:
         """The same as what a teacher pass knows of a batch."""
         truth = ground_truth([self.sample], self.outputs.device)
-        return ForwardPass(self.outputs, truth, self.padded)
+        return ForwardPass(self.outputs, truth, self.grid)
 
 
 def draw_view(teacher: RandomTeacher, objects: Objects, size: tuple[int, int]) -> DrawnView:
@@ -210,7 +211,7 @@ def draw_view(teacher: RandomTeacher, objects: Objects, size: tuple[int, int]) -
         bboxes=torch.from_numpy(objects.boxes).float(), labels=torch.from_numpy(objects.labels)
     )
     sample.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0).long())
-    return DrawnView(outputs, sample, padded)
+    return DrawnView(outputs, sample, BatchGrid.of(teacher.grid, [sample], outputs.device))
 
 
 def random_images(count: int, seed: int) -> list[AnnotatedImage]:

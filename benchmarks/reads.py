@@ -44,7 +44,8 @@ def measure_reads(labels: Labels, views: int, reads: int) -> Figures:
     )
     details = {
         "views": views,
-        "coding": {"min_iou": labels.min_iou} | labels.scores.model_dump(),
+        "coding": {"min_iou": labels.min_iou, "min_score": labels.min_score}
+        | labels.scores.model_dump(),
         "bytes_per_view": sizes,
         "median_ms": {"LabelStore": times.reads, "zarr-python": times.zarr},
         "decode_ms": times.decode,

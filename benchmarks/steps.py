@@ -1,5 +1,6 @@
 """A student's step with cached, online and constant labels."""
 
+import copy
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -20,7 +21,9 @@ from benchmarks.random_teacher import CONFIGS
 from benchmarks.synthetic import write_project
 from pipeline.data.dataset import load_split
 from pipeline.detector.build import build_detector, load_model_config, without_downloads
-from pipeline.heads.paa import HeadOutputs
+from pipeline.heads.batch_grid import BatchGrid
+from pipeline.heads.family import find_family
+from pipeline.heads.paa import PAA
 from pipeline.loading.collate import collate_views
 from pipeline.loading.dataset import view_dataset
 from pipeline.loading.sampler import ViewSampler
@@ -30,13 +33,10 @@ from pipeline.online.train import online_model
 from pipeline.project.errors import UserError
 from pipeline.project.paths import Paths
 from pipeline.store.reader import LabelStore
-from pipeline.students.assignment import CachedLAD
 from pipeline.students.cached import cached_model, student_labels
 from pipeline.students.settings import Student
-from pipeline.students.soft_scores import SoftLAD
+from pipeline.students.taught import CachedStudent, Lesson
 from pipeline.teacher_pass.run import fill_store
-from pipeline.heads.batch_grid import BatchGrid
-from pipeline.heads.batched_paa import batched_paa
 from pipeline.training.optimiser import optim_wrapper, set_memory_format
 from pipeline.training.settings import Training
 from pipeline.views.plan import view_plan
@@ -52,45 +52,24 @@ LAD_BARS = {
     "constant labels": 1.02,
 }
 """What a step with cached LAD labels is compared with, and the most that it may take of that."""
-SOLAD_BAR = 1.1
+SOFT_BAR = 1.1
+"""The most that a step with cached soft scores may take of one with constant ones."""
+BCKD_STUDENT = CONFIGS / "gfl_r18_quarter.py"
 LARGE_TEACHER = CONFIGS / "paa_r101.py"
 LARGE_STUDENT = CONFIGS / "paa_r18.py"
 
 
 @MODELS.register_module()
-class ConstantLAD(CachedLAD):
+class ConstantStudent(CachedStudent):
     """The limit: a student whose labels of every batch lie ready in memory."""
 
-    def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> dict[str, Tensor]:
-        """The losses of LAD on labels that were made when the batch was first seen."""
-        ready = self.__dict__.setdefault("ready", {})
-        key = batch_data_samples[0].metainfo["img_id"]
-        head = self.bbox_head
+    def lesson(self, inputs: Tensor, samples: SampleList, grid: BatchGrid) -> Lesson:
+        """What was made of the samples when the batch was first seen."""
+        ready: dict[int, Lesson] = self.__dict__.setdefault("ready", {})
+        key = samples[0].metainfo["img_id"]
         if key not in ready:
-            grid = BatchGrid.of(head.grid, batch_data_samples, batch_inputs.device)
-            ready[key] = head.cached_assignment(batch_data_samples, grid)
-        losses: dict[str, Tensor] = head.loss(
-            self.extract_feat(batch_inputs), ready[key], batch_data_samples
-        )
-        return losses
-
-
-@MODELS.register_module()
-class ConstantSoLAD(SoftLAD):
-    """The limit of SoLAD: assignments and soft scores of every batch lie ready in memory."""
-
-    def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> dict[str, Tensor]:
-        """The losses of SoLAD on labels that were made when the batch was first seen."""
-        ready = self.__dict__.setdefault("ready", {})
-        key = batch_data_samples[0].metainfo["img_id"]
-        head = self.bbox_head
-        if key not in ready:
-            grid = BatchGrid.of(head.grid, batch_data_samples, batch_inputs.device)
-            targets = head.cached_targets(batch_data_samples, grid)
-            ready[key] = targets, head.cached_assignment(batch_data_samples, grid)
-        outputs = HeadOutputs(*head(self.extract_feat(batch_inputs)))
-        losses: dict[str, Tensor] = head.losses(outputs, *ready[key], batch_data_samples)
-        return losses
+            ready[key] = super().lesson(inputs, samples, grid)
+        return ready[key]
 
 
 StepCalls = dict[str, Callable[[int], object]]
@@ -114,25 +93,51 @@ def step_calls(
     student = entry("students", params.students, name)
     if student.method != "lad":
         raise UserError(f"the student {name} has the method {student.method}; name one with lad")
-    classes = len(load_split(paths, "train").classes)
-    model = without_downloads(load_model_config(student.config, classes))
-    training = student.training.over(params.training)
+    model = _model(student.config, paths)
+    if find_family(model.bbox_head.type) is not PAA:
+        raise UserError(f"the student {name} has the head {model.bbox_head.type}; name a PAA")
     store = LabelStore(paths.labels)
     ways = _ways(model, student, store, paths)
-    state = build_detector(model).state_dict()
+    chosen = {way: ways[way] for way in only or ways}
+    return _calls(chosen, student.training.over(params.training), params.views, paths, store)
+
+
+def bckd_calls(params: Params, paths: Paths) -> StepCalls:
+    """The same of a GFL of quarter width that learns by bckd; see `step_calls`."""
+    store = LabelStore(paths.labels)
+    student = Student(config=str(BCKD_STUDENT), method="bckd")
+    cached = cached_model(_model(student.config, paths), student, store)
+    ways = {
+        "cached bckd": (cached, "bckd"),
+        "constant bckd": (ConfigDict(cached, type=ConstantStudent.__name__), "bckd"),
+    }
+    return _calls(ways, params.training, params.views, paths, store)
+
+
+def _model(config: str, paths: Paths) -> ConfigDict:
+    classes = len(load_split(paths, "train").classes)
+    return without_downloads(load_model_config(config, classes))
+
+
+Ways = dict[str, tuple[ConfigDict, str]]
+"""By the way that a student gets its labels, its config and the method of its samples' labels."""
+
+
+def _calls(
+    ways: Ways, training: Training, views: Views, paths: Paths, store: LabelStore
+) -> StepCalls:
     batches: dict[str, list[Any]] = {}
     calls: StepCalls = {}
-    for way in only or ways:
-        config, method = ways[way]
+    for way, (config, method) in ways.items():
         if method not in batches:
-            batches[method] = _batches(params.views, training, paths, store, method)
-        network = build_detector(config)
-        network.load_state_dict(state)
+            batches[method] = _batches(views, training, paths, store, method)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(training.seed)
+            network = build_detector(config)
         set_memory_format(network, training)
         network.to(get_device()).train()
-        calls[way] = partial(
-            _step, network, build_optim_wrapper(network, optim_wrapper(training)), batches[method]
-        )
+        wrapper = build_optim_wrapper(network, optim_wrapper(training))
+        calls[way] = partial(_step, network, wrapper, batches[method])
     return calls
 
 
@@ -183,8 +188,16 @@ def measure_steps(name: str, params: Params, paths: Paths, repeats: int) -> Figu
     middle = medians(seconds)
     ratios = [_ratio("cached lad", way, middle, bar) for way, bar in LAD_BARS.items()]
     if "cached solad" in middle:
-        ratios.append(_ratio("cached solad", "constant solad", middle, SOLAD_BAR))
+        ratios.append(_ratio("cached solad", "constant solad", middle, SOFT_BAR))
     return Figures(ratios, f"student {name}, medians of {repeats} steps", {"seconds": seconds})
+
+
+def measure_bckd_steps(params: Params, paths: Paths, repeats: int) -> Figures:
+    """Time training steps of a GFL that learns by bckd; see `measure_steps`."""
+    seconds = alternate(bckd_calls(params, paths), repeats, warmup=BATCHES)
+    ratio = _ratio("cached bckd", "constant bckd", medians(seconds), SOFT_BAR)
+    note = f"{BCKD_STUDENT.stem} by bckd, medians of {repeats} steps"
+    return Figures([ratio], note, {"seconds": seconds})
 
 
 def _ratio(way: str, against: str, middle: dict[str, float], at_most: float | None) -> Ratio:
@@ -219,13 +232,11 @@ def measure_large_steps(repeats: int) -> Figures:
     return Figures(ratios, note, {"seconds": seconds})
 
 
-def _ways(
-    model: ConfigDict, student: Student, store: LabelStore, paths: Paths
-) -> dict[str, tuple[ConfigDict, str]]:
-    """By the way that a student gets its labels, its config and the method of its samples' labels.
+def _ways(model: ConfigDict, student: Student, store: LabelStore, paths: Paths) -> Ways:
+    """All ways that a PAA can get its labels.
 
     Args:
-        model: of the student, a plain PAA.
+        model: of the student.
         student: its settings.
         store: of the labels.
         paths: where the teacher is.
@@ -235,17 +246,17 @@ def _ways(
         settings = OnlineStudent(config=student.config, method="lad", assigner=assigner)
         return online_model(model, settings, paths.teacher)
 
-    lad = cached_model(model, "lad", store)
+    lad = cached_model(model, student, store)
     ways = {
         "paa (mmdet)": (model, "none"),
-        "paa (batched)": (batched_paa(model), "none"),
+        "paa (batched)": (PAA.own(copy.deepcopy(model)), "none"),
         "online LAD (mmdet)": (online("mmdet"), "none"),
         "online LAD (batched)": (online("batched"), "none"),
         "cached lad": (lad, "lad"),
-        "constant labels": (ConfigDict(lad, type=ConstantLAD.__name__), "lad"),
+        "constant labels": (ConfigDict(lad, type=ConstantStudent.__name__), "lad"),
     }
     if store.soft_settings():
-        solad = cached_model(model, "solad", store)
+        solad = cached_model(model, Student(config=student.config, method="solad"), store)
         ways["cached solad"] = (solad, "solad")
-        ways["constant solad"] = (ConfigDict(solad, type=ConstantSoLAD.__name__), "solad")
+        ways["constant solad"] = (ConfigDict(solad, type=ConstantStudent.__name__), "solad")
     return ways

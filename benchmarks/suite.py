@@ -15,8 +15,12 @@ from benchmarks.memory import measure_memory
 from benchmarks.mixture import measure_mixtures, random_costs, trained_costs
 from benchmarks.reads import measure_reads
 from benchmarks.speedups import measure_speedups
-from benchmarks.steps import measure_large_steps, measure_steps
-from benchmarks.teacher_pass import measure_large_pass, measure_pass
+from benchmarks.steps import measure_bckd_steps, measure_large_steps, measure_steps
+from benchmarks.teacher_pass import measure_large_pass, measure_other_heads, measure_pass
+from pipeline.detector.build import load_model_config
+from pipeline.detector.model_folder import CONFIG
+from pipeline.heads.family import find_family
+from pipeline.heads.paa import PAA
 from pipeline.project.errors import UserError
 from pipeline.project.paths import Paths
 from pipeline.teacher_pass.settings import Labels
@@ -110,6 +114,12 @@ class Bench:
         """The project's settings, if its teacher is there."""
         return self.params if self.paths.teacher.is_dir() else None
 
+    def has_paa_teacher(self) -> bool:
+        """Whether there is a teacher, and it assigns by mixtures."""
+        if not self.params_with_teacher():
+            return False
+        return find_family(load_model_config(self.paths.teacher / CONFIG).bbox_head.type) is PAA
+
     def cached_student(self) -> tuple[str, Params, Paths] | None:
         """A student with cached labels, if there is a store, or the user named one.
 
@@ -131,15 +141,18 @@ def _reads(bench: Bench) -> list[Figures]:
 
 def _steps(bench: Bench) -> list[Figures]:
     found = bench.cached_student()
-    figures = [measure_steps(*found, bench.effort.steps)] if found else [_NO_STORE]
+    figures = [_NO_STORE]
+    if found:
+        steps = bench.effort.steps
+        figures = [measure_steps(*found, steps), measure_bckd_steps(*found[1:], steps)]
     if bench.large:
         figures.append(measure_large_steps(bench.effort.repeats))
     return figures
 
 
 def _mixture(bench: Bench) -> list[Figures]:
-    effort, params = bench.effort, bench.params_with_teacher()
-    if params:
+    effort, params = bench.effort, bench.params
+    if params and bench.has_paa_teacher():
         costs, source = (
             trained_costs(params.views, bench.paths, effort.fits),
             "the project's teacher",
@@ -165,6 +178,11 @@ def _pass(bench: Bench) -> list[Figures]:
     if bench.large:
         figures.append(measure_large_pass(effort.large_images, effort.repeats))
     return figures
+
+
+def _heads(bench: Bench) -> list[Figures]:
+    effort = bench.effort
+    return list(measure_other_heads(effort.pass_images // 2, effort.long_repeats))
 
 
 def _cluster(bench: Bench) -> list[Figures]:
@@ -207,6 +225,7 @@ PARTS: dict[str, Callable[[Bench], list[Figures]]] = {
     "mixture": _mixture,
     "assignment": _assignment,
     "pass": _pass,
+    "heads": _heads,
     "cluster": _cluster,
     "loader": _loader,
     "growth": _growth,

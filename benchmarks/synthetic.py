@@ -1,6 +1,7 @@
 """Projects made for a measurement: digit scenes, and a teacher with random weights."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,10 @@ import torch
 from mmengine.config import ConfigDict
 from mmengine.logging import MMLogger
 
+from benchmarks.random_teacher import BACKGROUND
 from pipeline.data.dataset import ANNOTATIONS, INFO
 from pipeline.detector.build import build_detector, without_downloads
-from pipeline.detector.model_folder import save_model
+from pipeline.detector.model_folder import WEIGHTS, save_model
 from pipeline.ingest.prepare import prepare_data
 from pipeline.ingest.settings import BUILT_IN_DATA
 from pipeline.project.paths import Paths
@@ -61,6 +63,20 @@ def write_project(
         detector.init_weights()
     save_model(paths.teacher, model, detector.state_dict(), {})
     return params, paths
+
+
+def quieten(paths: Paths) -> None:
+    """Have random weights say as little of the background as trained ones do.
+
+    They would else put every probability beside the cut of the coding, and code worst.
+    """
+    file = paths.teacher / WEIGHTS
+    content = torch.load(file, weights_only=True)
+    classes = len(json.loads((paths.split("train") / INFO).read_text())["classes"])
+    for name, weight in content["state_dict"].items():
+        if name.startswith("bbox_head.") and name.endswith("bias") and len(weight) == classes:
+            weight.fill_(math.log(BACKGROUND))
+    torch.save(content, file)
 
 
 def _change_data(split: Path, images: int, classes: int) -> None:

@@ -1,12 +1,12 @@
 """The teacher pass, against the teacher's bare inference loop on the same views."""
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from mmdet.models.detectors import PAA
+from mmdet.models.detectors import SingleStageDetector
 from mmdet.registry import MODELS
 from mmengine.config import ConfigDict
 from mmengine.dataset import pseudo_collate
@@ -15,12 +15,12 @@ from torch.utils.data import DataLoader
 
 from benchmarks.measure import Figures, Ratio, alternate, medians
 from benchmarks.random_teacher import CONFIGS
-from benchmarks.synthetic import borrow_project, write_project
+from benchmarks.synthetic import borrow_project, quieten, write_project
 from pipeline.data.coco import load_images
 from pipeline.data.dataset import CheckedSplit, load_split
 from pipeline.detector.build import load_model_config, preprocessing
 from pipeline.detector.model_folder import load_model
-from pipeline.heads.paa import prior_grid
+from pipeline.heads.registry import family_of
 from pipeline.loading.collate import collate_views
 from pipeline.loading.dataset import view_dataset
 from pipeline.loading.transforms import ALL_OBJECTS
@@ -37,6 +37,10 @@ from pipeline.views.settings import Views
 LARGE_CONFIG = CONFIGS / "paa_r50.py"
 LARGE_SIZE = (1333, 800)
 LARGE_BATCH = 2
+OTHER_HEADS = ("gfl", "tood", "rtmdet")
+OTHER_SIZE = (256, 192)
+OTHER_BAR = 0.8
+"""The rate of their passes over that of the bare loop, at least."""
 
 Collate = Callable[[Sequence[Any]], Any]
 
@@ -78,10 +82,14 @@ def infer(labels: Labels, views: Views, paths: Paths, collate: Collate = pseudo_
 
 
 def _layout(
-    labels: Labels, views: Views, split: CheckedSplit, detector: PAA, model: ConfigDict
+    labels: Labels,
+    views: Views,
+    split: CheckedSplit,
+    detector: SingleStageDetector,
+    model: ConfigDict,
 ) -> StoreLayout:
     divisor = preprocessing(model)["pad_size_divisor"]
-    padded_views = PaddedViews(view_plan(views), prior_grid(detector.bbox_head), divisor)
+    padded_views = PaddedViews(view_plan(views), family_of(detector.bbox_head).grid, divisor)
     return plan_store(load_images(split.annotations), padded_views, labels.shard_rows, 0)
 
 
@@ -178,3 +186,17 @@ def measure_large_pass(images: int, repeats: int) -> Figures:
         return measure_pass(
             params.labels, params.views, paths, images, repeats, 0.97, what, with_our_batches=False
         )
+
+
+def measure_other_heads(images: int, repeats: int) -> Iterator[Figures]:
+    """Passes of heads whose assignment is mmdet's, of half width, with random weights."""
+    for head in OTHER_HEADS:
+        file = CONFIGS / f"{head}_r18_half.py"
+        with tempfile.TemporaryDirectory() as folder:
+            params, paths = write_project(
+                Path(folder), load_model_config(file), images, OTHER_SIZE, labels={"workers": 1}
+            )
+            quieten(paths)
+            project = params.labels, params.views, paths
+            what = f"{file.stem}, random weights"
+            yield measure_pass(*project, images, repeats, OTHER_BAR, what, with_our_batches=False)

@@ -1,7 +1,5 @@
-# PAA ResNeXt-101 64x4d with conditional objectness: the larger network of the paper's best row.
-# There are no deformable convolutions in it; for those, give the backbone
-# dcn=dict(type="DCNv2", deform_groups=1, fallback_on_stride=False) and
-# stage_with_dcn=(False, True, True, True).
+# PAA ResNeXt-101 64x4d with deformable convolutions and conditional objectness: the larger network
+# of the paper's best row.
 _base_ = "_base_/paa.py"
 model = dict(
     backbone=dict(
@@ -9,6 +7,8 @@ model = dict(
         depth=101,
         groups=64,
         base_width=4,
+        dcn=dict(type="DCNv2", deform_groups=1, fallback_on_stride=False),
+        stage_with_dcn=(False, True, True, True),
         init_cfg=dict(type="Pretrained", checkpoint="open-mmlab://resnext101_64x4d"),
     ),
     bbox_head=dict(type="ObjectnessPAAHead", objectness="conditional"),

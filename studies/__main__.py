@@ -26,7 +26,8 @@ def command(
 ) -> None:
     """Compare codings of the teacher's soft scores on students that it trains on the way.
 
-    Needs data and teacher. Prints two tables, of the codings of class probabilities and of boxes.
+    Needs data and teacher. Prints three tables: of codings of class probabilities and of boxes, for
+    soft labels, and of what stores keep for bckd.
     """
     params = load_params(params_file)
     if not (student or params.students):
@@ -41,13 +42,13 @@ def command(
         from studies.codings import with_tail
         from studies.plot import plot_codings
 
-    soft = SoftSettings(scores=labels.scores, min_iou=labels.min_iou)
+    soft = SoftSettings(scores=labels.scores, min_iou=labels.min_iou, min_score=labels.min_score)
     study = study_codings(own.config, training, soft, params.views, Paths(out), views)
 
     click.echo(f"\n{machine()}\n\nclass probabilities; error of the class loss and its gradient\n")
     click.echo("\n".join(result_table(study.classes)))
-    within = [result for result in study.classes if result.worst("paa") < BOUND]
-    click.echo(f"\nless than {BOUND:.0%} at every stage of the student trained as PAA:")
+    within = [result for result in study.classes if result.worst("own") < BOUND]
+    click.echo(f"\nless than {BOUND:.0%} at every stage of the student trained as its head alone:")
     if within:
         least = min(within, key=lambda result: result.view_bytes)
         click.echo(f"- least bytes here: {least.name}")
@@ -55,6 +56,8 @@ def command(
         click.echo(f"- least bytes like COCO: {least.name}")
     click.echo("\nboxes and their IoUs; error of the whole soft-label loss and its gradient\n")
     click.echo("\n".join(result_table(study.boxes)))
+    click.echo("\nall that a store keeps, for bckd; error of its losses and their gradient\n")
+    click.echo("\n".join(result_table(study.stores)))
     file = out / "study.json"
     record = {"machine": machine(), "views": views} | asdict(study)
     file.write_text(json.dumps(record, indent=1))
@@ -62,7 +65,7 @@ def command(
     points: dict[str, list[tuple[float, float]]] = {}
     for result in study.classes:
         _, _, tail = result.name.partition(", tail: ")
-        point = (result.coco_bytes, result.worst("paa"))
+        point = (result.coco_bytes, result.worst("own"))
         points.setdefault(tail or "no tail", []).append(point)
         if result.name == with_tail(labels.scores, "class and place").name:
             chosen = point

@@ -1,50 +1,44 @@
 """Which coding of the teacher's soft scores is small and still teaches the same.
 
-Students are trained in two ways: as PAA trains them, and on the soft labels of a live teacher. At
-stages of their training the soft-label loss and its gradient are computed with the teacher's
-float32 scores, and again with what each coding leaves of them. docs/coding.md has results.
+Students are trained in two ways: as their heads train alone, and by a live teacher's soft scores: a
+PAA on soft labels, a GFL by bckd. At stages of their training the loss of these and its gradient
+are computed with the teacher's float32 scores, and again with what each coding leaves of them; for
+bckd the live teacher has a box everywhere. docs/coding.md has results.
 """
 
-import statistics
-import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from mmdet.models.detectors import PAA
-from mmengine.config import ConfigDict
+from mmdet.models.detectors import SingleStageDetector
 from torch import Tensor
 
-from benchmarks.random_teacher import SCALE, RandomTeacher, draw_view, random_images
+from benchmarks.random_teacher import CONFIGS, SCALE, RandomTeacher, draw_view, random_images
 from pipeline.data.dataset import load_split
 from pipeline.detector.build import load_model_config
-from pipeline.heads.paa import HeadOutputs
 from pipeline.loading.collate import collate_views
 from pipeline.loading.dataset import view_dataset
 from pipeline.loading.transforms import ALL_OBJECTS
+from pipeline.online.settings import OnlineStudent
 from pipeline.project.paths import Paths
 from pipeline.project.text import markdown_table
 from pipeline.store.coding import SoftSettings
+from pipeline.students.taught import TaughtDetector
 from pipeline.teacher_pass.label import load_teacher
-from pipeline.teacher_pass.teacher import SoftPredictions
-from pipeline.heads.batch_grid import BatchGrid
+from pipeline.teacher_pass.teacher import Least
 from pipeline.training.settings import Training
 from pipeline.views.plan import view_plan
 from pipeline.views.settings import Views
-from studies.codings import (
-    Arrays,
-    BoxCoding,
-    ClassCoding,
-    box_codings,
-    chunk,
-    class_codings,
-    unchunk,
-)
-from studies.students import SoftBatch, StudentTrainer, predict, soft_losses, with_weights
+from studies.coded import AnyCoding, Coded, decode_batch, decode_time, encode_batches, mean_bytes
+from studies.codings import BoxCoding, ClassCoding, box_codings, class_codings, store_codings
+from studies.students import SoftBatch, StudentTrainer, predict, soft_losses
 
+BCKD_CONFIG = CONFIGS / "gfl_r18_quarter.py"
+EVERYWHERE = Least(0, 0)
+"""All boxes of a teacher."""
 RANDOM_VIEWS = 4
 """Views like COCO's that sizes are measured on."""
 
@@ -82,14 +76,15 @@ class Result:
 
 @dataclass(frozen=True)
 class Study:
-    """The results: of codings of class probabilities, and of boxes with their scores.
+    """The results: of codings of class probabilities, of boxes with their scores, and of stores.
 
-    The errors of `classes` are those of the class loss alone, the errors of `boxes` those of the
-    whole soft-label loss.
+    The errors of `classes` are those of the soft-label loss of the classes alone, the errors of
+    `boxes` those of the whole soft-label loss, the errors of `stores` those of bckd's losses.
     """
 
     classes: tuple[Result, ...]
     boxes: tuple[Result, ...]
+    stores: tuple[Result, ...]
 
 
 def result_table(results: Sequence[Result]) -> list[str]:
@@ -110,67 +105,32 @@ def result_table(results: Sequence[Result]) -> list[str]:
     return markdown_table(["coding", *(f">{one}" for one in figures)], rows)
 
 
-Coded = list[list[Arrays]]
-"""The arrays of each view of each batch."""
-
-
-def encode_batches(coding: ClassCoding | BoxCoding, batches: Sequence[SoftBatch]) -> Coded:
-    """What a coding would write of the batches."""
-    coded: Coded = []
-    for batch in batches:
-        predicted = batch.predicted
-        if isinstance(coding, ClassCoding):
-            levels = batch.levels.cpu()
-            coded.append([coding.encode(view.cpu(), levels) for view in predicted.probabilities])
-        else:
-            views = zip(predicted.max_iou, predicted.distances, predicted.iou, strict=True)
-            coded.append([coding.encode(*(part.cpu() for part in view)) for view in views])
-    return coded
-
-
-def decode_batch(
-    coding: ClassCoding | BoxCoding, views: list[Arrays], batch: SoftBatch
-) -> SoftPredictions:
-    """What a coding leaves of what the teacher predicts.
-
-    Args:
-        coding: the one.
-        views: the arrays of each view of the batch.
-        batch: with the exact predictions.
-    """
-    device = batch.predicted.iou.device
-    if isinstance(coding, ClassCoding):
-        levels = batch.levels.cpu()
-        decoded = torch.stack([coding.decode(arrays, levels) for arrays in views])
-        return replace(batch.predicted, probabilities=decoded.to(device))
-    parts = zip(*(coding.decode(*arrays) for arrays in views), strict=True)
-    max_iou, distances, iou = (torch.stack(part).to(device) for part in parts)
-    return replace(batch.predicted, max_iou=max_iou, distances=distances, iou=iou)
-
-
 def relative_errors(
-    student: PAA,
-    soft_model: ConfigDict,
+    student: SingleStageDetector,
+    taught: TaughtDetector,
     batches: Sequence[SoftBatch],
-    coded: dict[ClassCoding | BoxCoding, Coded],
-) -> dict[ClassCoding | BoxCoding, Error]:
+    coded: dict[AnyCoding, Coded],
+) -> dict[AnyCoding, Error]:
     """How far each coding takes loss and gradient from those of the teacher's float32 scores.
 
-    Codings of class probabilities are judged by the class loss alone, those of boxes by the sum
-    of all soft-label losses. The losses of all batches are added up.
+    Codings of class probabilities are judged by the class loss alone, others by the sum of all
+    losses of the distillation. The losses of all batches are added up.
 
     Args:
         student: as it is in training; stays as it is.
-        soft_model: the student's config with a head that has the soft-label losses.
+        taught: a network of the same detector with a distillation; takes over the weights.
         batches: what is learnt.
         coded: what each coding writes of the batches.
     """
-    network = with_weights(soft_model, student).train()
-    weights = [weight for weight in network.parameters() if weight.requires_grad]
+    taught.detector.load_state_dict(student.state_dict())
+    taught.train()
+    weights = [weight for weight in taught.detector.parameters() if weight.requires_grad]
     losses: dict[Any, float] = defaultdict(float)
     gradients: dict[Any, Tensor] = {}
 
-    def add(key: Any, loss: Tensor) -> None:
+    def add(key: Any, kind: type, found: dict[str, Tensor]) -> None:
+        total = torch.stack([*found.values()]).sum()
+        loss = found["loss_soft_cls"] if kind is ClassCoding else total
         parts = torch.autograd.grad(
             loss, weights, retain_graph=True, allow_unused=True, materialize_grads=True
         )
@@ -179,12 +139,12 @@ def relative_errors(
         gradients[key] = gradients[key] + gradient if key in gradients else gradient
 
     for number, batch in enumerate(batches):
-        outputs = HeadOutputs(*network.bbox_head(network.extract_feat(batch.images)))
+        outputs = taught.detector.bbox_head(taught.detector.extract_feat(batch.images))
         for kind in {type(coding) for coding in coded}:
-            add(kind, _loss(kind, network, outputs, batch.predicted, batch.grid))
+            add(kind, kind, soft_losses(taught, outputs, batch.predicted, batch.grid))
         for coding, views in coded.items():
             decoded = decode_batch(coding, views[number], batch)
-            add(coding, _loss(type(coding), network, outputs, decoded, batch.grid))
+            add(coding, type(coding), soft_losses(taught, outputs, decoded, batch.grid))
     return {
         coding: Error(
             loss=abs(losses[coding] / losses[type(coding)] - 1),
@@ -197,22 +157,14 @@ def relative_errors(
     }
 
 
-def _loss(
-    kind: type, network: PAA, outputs: HeadOutputs, predicted: SoftPredictions, grid: BatchGrid
-) -> Tensor:
-    """The loss that codings of this kind are judged by."""
-    losses = soft_losses(network, outputs, predicted, grid)
-    return losses["loss_soft_cls"] if kind is ClassCoding else torch.stack([*losses.values()]).sum()
-
-
 def study_codings(
     config: str, training: Training, soft: SoftSettings, views: Views, paths: Paths, measured: int
 ) -> Study:
-    """Train a student in both ways, and measure all codings at stages of its training.
+    """Train students in both ways, and measure all codings at stages of their training.
 
     Args:
-        config: of the student, a PAA.
-        training: how it is trained.
+        config: of the student of soft labels, a PAA.
+        training: how students are trained.
         soft: the coding of the settings, and which boxes of the teacher count.
         views: which views there are.
         paths: where data and teacher are.
@@ -223,73 +175,76 @@ def study_codings(
     """
     split = load_split(paths, "train")
     teacher, _ = load_teacher(paths, split)
-    model = load_model_config(config, num_classes=len(split.classes))
     dataset = view_dataset(split, view_plan(views), ALL_OBJECTS)
-    trainer = StudentTrainer(model, training, dataset, paths.teacher, soft.min_iou)
-
     images = np.linspace(0, dataset.num_images - 1, min(measured, dataset.num_images)).round()
     plan = len(dataset.plan)
     chosen = [int(image) * plan + number % plan for number, image in enumerate(images)]
-    batches = [
-        predict(teacher, collate_views([dataset[view] for view in batch]), soft.min_iou)
-        for batch in trainer.batches(chosen)
-    ]
-    like_coco = random_batches(soft.min_iou)
-    compared: list[ClassCoding | BoxCoding] = [*class_codings(soft.scores), *box_codings()]
-    coded = {coding: encode_batches(coding, batches) for coding in compared}
-    errors: dict[ClassCoding | BoxCoding, dict[str, Error]] = {coding: {} for coding in compared}
-    for stage, student in trainer.stages():
-        found = relative_errors(student, trainer.models["soft"], batches, coded)
-        for coding, error in found.items():
-            errors[coding][stage] = error
-    results = {
-        coding: Result(
-            name=coding.name,
-            view_bytes=mean_bytes(coded[coding]),
-            coco_bytes=mean_bytes(encode_batches(coding, like_coco)),
-            decode_ms=_decode_time(coding, coded[coding], batches),
-            errors=errors[coding],
-        )
-        for coding in compared
-    }
+
+    def study(
+        file: str, student: OnlineStudent, least: Least, compared: Sequence[AnyCoding]
+    ) -> list[Result]:
+        model = load_model_config(file, num_classes=len(split.classes))
+        trainer = StudentTrainer(model, student, training, dataset, paths.teacher)
+        batches = [
+            predict(teacher, collate_views([dataset[view] for view in batch]), least)
+            for batch in trainer.batches(chosen)
+        ]
+        return measure(trainer, batches, random_batches(least), compared)
+
+    codings: list[AnyCoding] = [*class_codings(soft.scores), *box_codings()]
+    student = OnlineStudent(config=config, method="soft", min_iou=soft.min_iou)
+    results = study(config, student, Least(soft.min_iou, torch.inf), codings)
+    file = str(BCKD_CONFIG)
+    bckd = OnlineStudent(config=file, method="bckd")
+    found = list(zip(codings, results, strict=True))
     return Study(
-        classes=tuple(one for coding, one in results.items() if isinstance(coding, ClassCoding)),
-        boxes=tuple(one for coding, one in results.items() if isinstance(coding, BoxCoding)),
+        classes=tuple(one for coding, one in found if isinstance(coding, ClassCoding)),
+        boxes=tuple(one for coding, one in found if isinstance(coding, BoxCoding)),
+        stores=tuple(study(file, bckd, EVERYWHERE, store_codings(soft))),
     )
 
 
-def random_batches(min_iou: float) -> list[SoftBatch]:
-    """Random views like COCO's with the predictions of a random teacher; no images."""
+def measure(
+    trainer: StudentTrainer,
+    batches: Sequence[SoftBatch],
+    like_coco: Sequence[SoftBatch],
+    compared: Sequence[AnyCoding],
+) -> list[Result]:
+    """Measure codings at stages of the training of a student.
+
+    Args:
+        trainer: of the student.
+        batches: what its errors are measured on.
+        like_coco: what sizes are measured on, too.
+        compared: the codings.
+    """
+    coded = {coding: encode_batches(coding, batches) for coding in compared}
+    errors = {
+        stage: relative_errors(student, trainer.taught, batches, coded)
+        for stage, student in trainer.stages()
+    }
+    return [
+        Result(
+            name=coding.name,
+            view_bytes=mean_bytes(coded[coding]),
+            coco_bytes=mean_bytes(encode_batches(coding, like_coco)),
+            decode_ms=decode_time(coding, coded[coding], batches),
+            errors={stage: found[coding] for stage, found in errors.items()},
+        )
+        for coding in compared
+    ]
+
+
+def random_batches(least: Least) -> list[SoftBatch]:
+    """Random views like COCO's with the predictions of a random teacher; no images.
+
+    Args:
+        least: which of its boxes count.
+    """
     teacher = RandomTeacher(seed=0)
     batches = []
     for image in random_images(RANDOM_VIEWS, seed=0):
         views = draw_view(teacher, image.objects, SCALE).forward_pass()
-        predicted = teacher.predict_soft(views.outputs, views.truth, views.padded, min_iou)
-        grid = BatchGrid(teacher.grid, views.padded, [views.padded], teacher.device)
-        batches.append(SoftBatch(torch.zeros(0), predicted, grid))
+        predicted = teacher.predict_soft(views.outputs, views.truth, views.grid, least)
+        batches.append(SoftBatch(torch.zeros(0), predicted, views.grid))
     return batches
-
-
-def mean_bytes(coded: Coded) -> float:
-    """Mean size of a view, each array compressed as a chunk of the store."""
-    views = [arrays for batch in coded for arrays in batch]
-    return statistics.mean(sum(len(chunk(array)) for array in arrays) for arrays in views)
-
-
-def _decode_time(
-    coding: ClassCoding | BoxCoding, coded: Coded, batches: Sequence[SoftBatch]
-) -> float:
-    """Median milliseconds to decompress and decode a view."""
-    spent = []
-    for views, batch in zip(coded, batches, strict=True):
-        levels = batch.levels.cpu()
-        for arrays in views:
-            chunks = [chunk(array) for array in arrays]
-            started = time.perf_counter()
-            read = tuple(unchunk(data, like) for data, like in zip(chunks, arrays, strict=True))
-            if isinstance(coding, ClassCoding):
-                coding.decode(read, levels)
-            else:
-                coding.decode(*read)
-            spent.append(time.perf_counter() - started)
-    return statistics.median(spent) * 1e3

@@ -1,4 +1,4 @@
-"""The codings that the study compares: of class probabilities, and of boxes and their scores.
+"""The codings that the study compares: of class probabilities, of boxes and their scores, of both.
 
 Shapes: P priors of a view, C classes.
 """
@@ -14,6 +14,7 @@ from torch import Tensor
 from pipeline.store.coding import (
     TAIL,
     Coding,
+    SoftSettings,
     decode_distances,
     decode_fraction,
     encode_distances,
@@ -30,6 +31,7 @@ or that of its class on its pyramid level, or as `Coding` has it."""
 
 LEVELS, POWER = 63, 1.5
 CUTS = (0.001, 0.003, 0.007, 0.012, 0.02, 0.03)
+MIN_SCORES = (0.012, 0.03, 0.05, 0.1, 0.2)
 
 _ZSTD = Zstd(level=COMPRESSION_LEVEL, checksum=True)
 
@@ -55,13 +57,57 @@ class BoxCoding:
 
     Attributes:
         name: for the table.
-        encode: makes the arrays of `max_iou` (P,), `distances` (P, 4) and `iou` (P,).
+        encode: makes the arrays of `max_iou` (P,), `distances` (P, 4) and `quality` (P,).
         decode: makes these three of the arrays, float32.
     """
 
     name: str
     encode: Callable[[Tensor, Tensor, Tensor], Arrays]
     decode: Callable[[Tensor, Tensor, Tensor], Arrays]
+
+
+@dataclass(frozen=True)
+class StoreCoding:
+    """All that a store keeps of a view, boxes only where `settings` say so.
+
+    Attributes:
+        name: for the table.
+        settings: of the store; a `min_score` of 0 keeps all boxes.
+    """
+
+    name: str
+    settings: SoftSettings
+
+    def encode(
+        self, probabilities: Tensor, max_iou: Tensor, distances: Tensor, quality: Tensor
+    ) -> Arrays:
+        """The arrays of a view.
+
+        Args:
+            probabilities: (P, C).
+            max_iou: (P,), wherever a box overlaps an object at all.
+            distances: (P, 4) of all boxes.
+            quality: (P,) likewise.
+        """
+        overlaps = max_iou > self.settings.min_iou
+        kept = overlaps | (probabilities.amax(1) >= self.settings.min_score)
+        return (
+            *self.settings.scores.encode(probabilities),
+            encode_fraction(max_iou * overlaps),
+            encode_distances(distances * kept[:, None]),
+            encode_fraction(quality * overlaps),
+        )
+
+    def decode(self, arrays: Arrays) -> dict[str, Tensor]:
+        """The fields of `SoftPredictions` for a view, from its arrays."""
+        *classes, max_iou, distances, quality = arrays
+        return {
+            "probabilities": self.settings.scores.decode(*classes),
+            "max_iou": decode_fraction(max_iou),
+            "kept": (distances != 0).any(1),
+            "distances": decode_distances(distances),
+            "quality": decode_fraction(quality),
+        }
 
 
 def chunk(array: Tensor) -> bytes:
@@ -160,28 +206,44 @@ def box_codings() -> list[BoxCoding]:
         ),
         BoxCoding(
             "distances float16, both IoUs uint8",
-            lambda max_iou, distances, iou: (
+            lambda max_iou, distances, quality: (
                 encode_fraction(max_iou),
                 distances.half(),
-                encode_fraction(iou),
+                encode_fraction(quality),
             ),
-            lambda max_iou, distances, iou: (
+            lambda max_iou, distances, quality: (
                 decode_fraction(max_iou),
                 distances.float(),
-                decode_fraction(iou),
+                decode_fraction(quality),
             ),
         ),
         BoxCoding(
             "distances int8, both IoUs uint8",
-            lambda max_iou, distances, iou: (
+            lambda max_iou, distances, quality: (
                 encode_fraction(max_iou),
                 encode_distances(distances),
-                encode_fraction(iou),
+                encode_fraction(quality),
             ),
-            lambda max_iou, distances, iou: (
+            lambda max_iou, distances, quality: (
                 decode_fraction(max_iou),
                 decode_distances(distances),
-                decode_fraction(iou),
+                decode_fraction(quality),
             ),
         ),
+    ]
+
+
+def store_codings(settings: SoftSettings) -> list[StoreCoding]:
+    """Stores that keep more and fewer boxes, each once.
+
+    Args:
+        settings: those of the project, which are among them.
+    """
+    scores = sorted({0.0, *MIN_SCORES, settings.min_score})
+    return [
+        StoreCoding(
+            f"min_score {score:g}" if score else "all boxes",
+            settings.model_copy(update={"min_score": score}),
+        )
+        for score in scores
     ]

@@ -1,8 +1,9 @@
-"""Students of the coding study: as PAA trains them, and on soft labels of a live teacher.
+"""Students of the coding study: as their heads train alone, and by a live teacher's soft scores.
 
 Shapes: B views of one bucket, P priors of its grid.
 """
 
+import copy
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -12,26 +13,30 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmdet.models.detectors import PAA
+from mmdet.models.detectors import SingleStageDetector
 from mmengine.config import ConfigDict
 from mmengine.device import get_device
 from mmengine.logging import MMLogger
+from mmengine.model import BaseModel
 from mmengine.optim import build_optim_wrapper
 from mmengine.runner import set_random_seed
 from torch import Tensor
 from tqdm import tqdm
 
 from pipeline.detector.build import build_detector, preprocessing
-from pipeline.heads.paa import HeadOutputs
+from pipeline.heads.batch_grid import BatchGrid
+from pipeline.heads.family import Outputs
+from pipeline.heads.registry import family_of_model
 from pipeline.loading.collate import view_loader
 from pipeline.loading.dataset import ViewDataset
 from pipeline.loading.sampler import ViewSampler
 from pipeline.online.settings import OnlineStudent
 from pipeline.online.students import batch_targets
 from pipeline.online.train import online_model
+from pipeline.students.distillation import SoftLabelDistillation
+from pipeline.students.taught import TaughtDetector
 from pipeline.teacher_pass.label import run_network
-from pipeline.teacher_pass.teacher import SoftPredictions, Teacher
-from pipeline.heads.batch_grid import BatchGrid
+from pipeline.teacher_pass.teacher import Least, SoftPredictions, Teacher
 from pipeline.training.optimiser import optim_wrapper
 from pipeline.training.settings import Training
 from pipeline.views.plan import Shape, padded_shape
@@ -61,28 +66,31 @@ class StudentTrainer:
     """Trains a student in two ways, on views of a data set.
 
     Args:
-        model: the student's mmdet config, a PAA.
+        model: the student's mmdet config.
+        student: how it learns of the teacher; its config does not count.
         training: how it is trained; its schedule is always a cosine.
         dataset: of all views, with `ALL_OBJECTS`.
         teacher: the teacher's model folder.
-        min_iou: the teacher's boxes count where they overlap an object by more than this.
 
     Attributes:
-        models: the student's config in each way, `paa` and `soft`.
+        models: the config of the network that is trained in each way, `own` and the method's.
+        taught: the latter network.
     """
 
     def __init__(
         self,
         model: ConfigDict,
+        student: OnlineStudent,
         training: Training,
         dataset: ViewDataset,
         teacher: Path,
-        min_iou: float,
     ) -> None:
         self.training, self.dataset = training, dataset
         self.divisor = preprocessing(model)["pad_size_divisor"]
-        soft = OnlineStudent(config="", method="soft", min_iou=min_iou)
-        self.models = {"paa": model, "soft": online_model(model, soft, teacher)}
+        own = family_of_model(model, student.config).own(copy.deepcopy(model))
+        self.models = {"own": own, student.method: online_model(model, student, teacher)}
+        self.taught: TaughtDetector = build_detector(self.models[student.method])
+        self.taught.to(get_device())
 
     def batches(self, views: Sequence[int]) -> list[list[int]]:
         """Views in batches of one bucket each: labels must not depend on the batch."""
@@ -98,8 +106,8 @@ class StudentTrainer:
             for start in range(0, len(bucket), size)
         ]
 
-    def stages(self) -> Iterator[tuple[str, PAA]]:
-        """Train a student in each way; the stage, `<way> <epochs>`, and the network as it is then.
+    def stages(self) -> Iterator[tuple[str, SingleStageDetector]]:
+        """Train a student in each way; the stage, `<way> <epochs>`, and the detector as it is then.
 
         Stages are after 0, 1, 2, 4, 8, ... epochs and after the last; 0 is the same in both ways.
         """
@@ -108,14 +116,14 @@ class StudentTrainer:
         MMLogger.get_instance("study", log_level="ERROR")
         for way, model in self.models.items():
             set_random_seed(self.training.seed)
-            student = build_detector(model)
-            student.init_weights()
-            student.to(get_device())
-            for epoch, _ in enumerate(self._epochs(way, student)):
-                if epoch in wanted and (epoch or way == "paa"):
-                    yield f"{way} {epoch}", student
+            network = build_detector(model)
+            network.init_weights()
+            network.to(get_device())
+            for epoch, _ in enumerate(self._epochs(way, network)):
+                if epoch in wanted and (epoch or way == "own"):
+                    yield f"{way} {epoch}", network if way == "own" else network.detector
 
-    def _epochs(self, way: str, student: PAA) -> Iterator[None]:
+    def _epochs(self, way: str, student: BaseModel) -> Iterator[None]:
         """Train the student, pausing before the first epoch and after each."""
         training = self.training
         sampler = ViewSampler(self.dataset, training.seed)
@@ -145,52 +153,41 @@ class StudentTrainer:
             yield
 
 
-def predict(teacher: Teacher, batch: dict[str, Any], min_iou: float) -> SoftBatch:
+def predict(teacher: Teacher, batch: dict[str, Any], least: Least) -> SoftBatch:
     """Show a teacher views.
 
     Args:
         teacher: predicts.
         batch: B collated items of a data set with `ALL_OBJECTS`.
-        min_iou: boxes count where they overlap an object by more than this.
+        least: which boxes count.
     """
     images = teacher.detector.data_preprocessor(batch)["inputs"]
     views = run_network(teacher, batch)
-    predicted = teacher.predict_soft(views.outputs, views.truth, views.padded, min_iou)
+    predicted = teacher.predict_soft(views.outputs, views.truth, views.grid, least)
     # Tensors of inference mode can't be part of a loss.
     copied = {
         part.name: getattr(predicted, part.name).clone(memory_format=torch.contiguous_format)
         for part in fields(predicted)
     }
-    grid = BatchGrid(teacher.grid, views.padded, [views.padded] * len(images), teacher.device)
-    return SoftBatch(images, SoftPredictions(**copied), grid)
-
-
-def with_weights(model: ConfigDict, student: PAA) -> PAA:
-    """Another network with a student's weights.
-
-    Args:
-        model: its config; the student's, but for what learns.
-        student: stays as it is.
-    """
-    network = build_detector(model)
-    network.load_state_dict(student.state_dict())
-    network.to(next(student.parameters()).device)
-    return network
+    return SoftBatch(images, SoftPredictions(**copied), views.grid)
 
 
 def soft_losses(
-    student: PAA, outputs: HeadOutputs, predicted: SoftPredictions, grid: BatchGrid
+    student: TaughtDetector, outputs: Outputs, predicted: SoftPredictions, grid: BatchGrid
 ) -> dict[str, Tensor]:
-    """The soft-label losses of a student, summed over the batch instead of averaged.
+    """The losses of a student's distillation, summed over the batch instead of averaged.
 
     Args:
-        student: with a `SoftLADHead`.
+        student: learns soft scores.
         outputs: of its head.
         predicted: what it learns.
         grid: of the batch.
     """
     targets = batch_targets(predicted, grid)
-    # The head divides by the sum of the IoUs.
+    assert student.distillation
+    losses: dict[str, Tensor] = student.distillation(student.family, outputs, targets, 1)
+    if not isinstance(student.distillation, SoftLabelDistillation):
+        return losses
+    # It divides by the sum of the IoUs.
     weight = targets.max_iou.sum() if len(targets.indices) else 1
-    losses = student.bbox_head.soft_losses(outputs, targets)
     return {name: loss * weight for name, loss in losses.items()}

@@ -259,7 +259,7 @@ def inspect(store: Path, references: list[Path], forwards: Path, state: Path) ->
                 row = found.layout.table["row"][view]
                 soft = found.soft(view)
                 got = {"assigned_gt": found.assigned(view)}
-                names = {"cls_scores": "codes", "overlap": "max_iou", "boxes": "distances"}
+                names = {"cls_scores": "codes"}
                 got |= {name: getattr(soft, names.get(name, name)) for name in SOFT_ARRAYS}
                 for name, array in got.items():
                     if array.tobytes() != expected[f"{place}/{name}"][row].tobytes():

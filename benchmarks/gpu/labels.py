@@ -20,9 +20,9 @@ from torch import Tensor
 from benchmarks.measure import Figures, Ratio
 from benchmarks.random_teacher import CONFIGS
 from pipeline.assignment.paa import list_candidates
-from pipeline.data.ground_truth import BACKGROUND
 from pipeline.data.dataset import CheckedSplit, load_split
-from pipeline.heads.paa import HeadOutputs, candidate_costs
+from pipeline.data.ground_truth import BACKGROUND
+from pipeline.heads.paa_costs import HeadOutputs, candidate_costs
 from pipeline.ingest.prepare import prepare_data
 from pipeline.ingest.settings import BUILT_IN_DATA
 from pipeline.loading.collate import view_loader
@@ -267,13 +267,14 @@ def _add(
         device: and here.
     """
     moved = HeadOutputs(*([level.cpu() for level in maps] for maps in device.outputs))
-    mine = here.assign(device.outputs, device.truth, device.padded).assigned_gt_inds.cpu()
-    theirs = there.assign(cpu.outputs, cpu.truth, cpu.padded).assigned_gt_inds
-    moved_labels = there.assign(moved, cpu.truth, cpu.padded).assigned_gt_inds
+    mine = here.assign(device.outputs, device.truth, device.grid).assigned_gt_inds.cpu()
+    theirs = there.assign(cpu.outputs, cpu.truth, cpu.grid).assigned_gt_inds
+    moved_labels = there.assign(moved, cpu.truth, cpu.grid).assigned_gt_inds
     differ = mine != theirs
-    candidates = list_candidates(there.grid.priors(cpu.padded), cpu.truth)
+    candidates = list_candidates(cpu.grid.priors, cpu.truth)
     costs, others = (
-        candidate_costs(there.head, outputs, candidates) for outputs in (cpu.outputs, moved)
+        candidate_costs(there.head, outputs, candidates)
+        for outputs in (HeadOutputs(*cpu.outputs), moved)
     )
     relative = (costs - others).abs() / costs
     image, prior = differ.nonzero(as_tuple=True)

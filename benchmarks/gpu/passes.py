@@ -15,12 +15,12 @@ from mmengine.device import get_device
 from torch.utils.data import DataLoader
 
 from benchmarks.measure import Figures, Ratio, timed
-from benchmarks.random_teacher import BACKGROUND, CONFIGS
-from benchmarks.synthetic import write_project
+from benchmarks.random_teacher import CONFIGS
+from benchmarks.synthetic import quieten, write_project
 from pipeline.data.coco import load_images
 from pipeline.data.dataset import load_split
 from pipeline.detector.build import load_model_config
-from pipeline.detector.model_folder import WEIGHTS, load_model
+from pipeline.detector.model_folder import load_model
 from pipeline.loading.collate import view_loader
 from pipeline.loading.dataset import ViewDataset, view_dataset
 from pipeline.loading.transforms import ALL_OBJECTS
@@ -82,7 +82,7 @@ def measure(quick: bool) -> Iterator[Figures]:
                 classes=80,
                 labels={"batch_size": effort.batch},
             )
-            _quieten(paths)
+            quieten(paths)
             for name, numerics in NUMERICS.items():
                 labels = params.labels.model_copy(update=numerics)
                 project = _Project(params, labels, paths)
@@ -91,16 +91,6 @@ def measure(quick: bool) -> Iterator[Figures]:
                 )
                 if not numerics:
                     yield _measure_pieces(project, network, effort)
-
-
-def _quieten(paths: Paths) -> None:
-    """Have random weights say as little of the background as trained ones do.
-
-    They would else put every probability beside the cut of the coding, and code worst.
-    """
-    state = torch.load(paths.teacher / WEIGHTS, weights_only=True)
-    state["state_dict"]["bbox_head.atss_cls.bias"].fill_(float(np.log(BACKGROUND)))
-    torch.save(state, paths.teacher / WEIGHTS)
 
 
 class _Project:

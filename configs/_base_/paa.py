@@ -68,7 +68,6 @@ model = dict(
         nms_pre=1000,
         min_bbox_size=0,
         score_thr=0.05,
-        score_voting=True,
         nms=dict(type="nms", iou_threshold=0.6),
         max_per_img=100,
     ),

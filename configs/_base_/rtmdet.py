@@ -1,5 +1,5 @@
-# RTMDet-l as mmdet ships it, but for two settings of the preprocessor: padding to multiples of 32,
-# which its neck needs of views of any size, and no changes to whole batches, which no store knows.
+# RTMDet-l as mmdet ships it, but for the preprocessor's padding to multiples of 32, which its neck
+# needs of views of any size.
 norm = dict(type="SyncBN")
 activation = dict(type="SiLU", inplace=True)
 model = dict(

@@ -59,12 +59,12 @@ class BreakEven:
 
 @dataclass(frozen=True)
 class StepRatio:
-    """The time of a cached student's step over that of a PAA student's."""
+    """The time of a cached student's step over that of a student of the method `own`."""
 
     student: str
-    paa: str
+    own: str
     student_seconds: float
-    paa_seconds: float
+    own_seconds: float
     ratio: float
 
 
@@ -148,15 +148,15 @@ def break_even(students: Sequence[Model], teacher_pass: TeacherPass | None) -> B
 
 
 def step_ratios(students: Sequence[Model]) -> list[StepRatio]:
-    """Each cached student beside the first PAA student of its config and batch size."""
-    paas: dict[tuple[str, int], tuple[str, float]] = {}
+    """Each cached student beside the first of the method `own` of its config and batch size."""
+    alone: dict[tuple[str, int], tuple[str, float]] = {}
     for s in students:
-        if s.run and s.method == "paa":
-            paas.setdefault((s.config, s.run.batch_size), (s.name, s.run.seconds_per_step))
+        if s.run and s.method == "own":
+            alone.setdefault((s.config, s.run.batch_size), (s.name, s.run.seconds_per_step))
     ratios = []
     for s in students:
-        if s.run and s.labels == "cached" and (s.config, s.run.batch_size) in paas:
-            paa, seconds = paas[s.config, s.run.batch_size]
-            own = s.run.seconds_per_step
-            ratios.append(StepRatio(s.name, paa, own, seconds, own / seconds))
+        if s.run and s.labels == "cached" and (s.config, s.run.batch_size) in alone:
+            own, own_seconds = alone[s.config, s.run.batch_size]
+            seconds = s.run.seconds_per_step
+            ratios.append(StepRatio(s.name, own, seconds, own_seconds, seconds / own_seconds))
     return ratios

@@ -33,7 +33,7 @@ class Model:
     Attributes:
         name: as in `Paths.model`.
         method: of a student, or how two networks learnt together.
-        labels: `cached`, `online`, `own` for a paa, or `shared` in co-learning.
+        labels: `cached`, `online`, `own` for one that learns alone, or `shared` in co-learning.
         assigner: `batched` or `mmdet`: what fits mixtures in the step, for labels that are not
             cached.
         config: the mmdet config file.
@@ -104,7 +104,7 @@ def read_teacher(paths: Paths) -> Model:
     if "checkpoint" not in content:
         run = _pick(Run, _read(file, "lad teacher", _names(Run)))
     metrics = _read_metrics("teacher", paths)
-    return Model("teacher", "paa", "own", "batched", content["config"], metrics, run)
+    return Model("teacher", "own", "own", "batched", content["config"], metrics, run)
 
 
 def _read_metrics(name: str, paths: Paths) -> dict[str, float | None]:

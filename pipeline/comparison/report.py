@@ -53,8 +53,8 @@ def markdown(comparison: Comparison) -> str:
         lines += ["", "Steps of students with the same config and batch size:", ""]
     for r in comparison.step_ratios:
         lines.append(
-            f"- {r.student} takes {r.ratio:.2f} of the time of {r.paa} "
-            f"({r.student_seconds:.3f} against {r.paa_seconds:.3f} s/step)"
+            f"- {r.student} takes {r.ratio:.2f} of the time of {r.own} "
+            f"({r.student_seconds:.3f} against {r.own_seconds:.3f} s/step)"
         )
     return "\n".join(lines) + "\n"
 

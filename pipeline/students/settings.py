@@ -52,6 +52,8 @@ class Student(Section):
 
     @model_validator(mode="after")
     def _is_possible(self) -> "Student":
+        if self.assignment and self.method != "bckd":
+            raise ValueError("assignment is for the method bckd; leave it out")
         self.check()
         return self
 
@@ -61,8 +63,6 @@ class Student(Section):
         Raises:
             ValueError: they do not.
         """
-        if self.assignment and self.method != "bckd":
-            raise ValueError("assignment is for the method bckd; leave it out")
         if self.assigner == "mmdet" and self.method != ALONE:
             raise ValueError(
                 f"assigner: mmdet is for the method {ALONE}, and for lad among `online` students; "

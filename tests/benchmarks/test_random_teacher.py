@@ -17,6 +17,7 @@ from benchmarks.read_times import time_reads
 from pipeline.inspection.store_info import summarise
 from pipeline.store.reader import LabelStore
 from pipeline.teacher_pass.settings import Labels
+from pipeline.teacher_pass.teacher import Least
 
 VIEWS = 16
 PADDED = (800, 1344)
@@ -48,8 +49,8 @@ def test_assignments_take_300_bytes_a_view(sizes) -> None:
     assert sizes["assigned_gt"] <= 300
 
 
-def test_soft_scores_take_12_kib_a_view(sizes) -> None:
-    assert sum(size for name, size in sizes.items() if name != "assigned_gt") <= 12 * 1024
+def test_soft_scores_take_14_kib_a_view(sizes) -> None:
+    assert sum(size for name, size in sizes.items() if name != "assigned_gt") <= 14 * 1024
 
 
 def test_objects_are_like_those_of_coco() -> None:
@@ -70,12 +71,12 @@ def test_outputs_are_like_those_of_a_trained_teacher() -> None:
     under, medians, ious, learnt, others = [], [], [], [], []
     for image in random_images(VIEWS, seed=1):
         views = draw_view(teacher, image.objects, SCALE).forward_pass()
-        assert views.padded == PADDED
-        probabilities = views.outputs.joined()[0].sigmoid()[0]
+        assert views.grid.padded == PADDED
+        probabilities = teacher.family.class_probabilities(views.outputs)[0]
         under.append((probabilities < 0.01).float().mean().item())
         medians.append(probabilities.median().item())
-        predicted = teacher.predict_soft(views.outputs, views.truth, PADDED, 0.1)
-        assignment = teacher.assign(views.outputs, views.truth, PADDED)
+        predicted = teacher.predict_soft(views.outputs, views.truth, views.grid, Least(0.1, 0.05))
+        assignment = teacher.assign(views.outputs, views.truth, views.grid)
         positive = assignment.assigned_gt_inds[0] >= 0
         ious.append(predicted.max_iou[0, positive])
         learnt.append(probabilities[positive].amax(1))
@@ -91,7 +92,8 @@ def test_the_same_seed_gives_the_same_outputs() -> None:
     one, other = RandomTeacher(seed=3), RandomTeacher(seed=3)
     one.objects = other.objects = random_images(1, seed=0)[0].objects
     images = torch.empty(1, 3, *PADDED)
-    assert torch.equal(one.forward(images).joined()[0], other.forward(images).joined()[0])
+    for maps in zip(one.forward(images), other.forward(images), strict=True):
+        assert all(map(torch.equal, *maps))
 
 
 def test_reads_are_faster_than_those_of_zarr(path) -> None:

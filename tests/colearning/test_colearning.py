@@ -21,7 +21,7 @@ from pipeline.colearning.network import CoLAD
 from pipeline.data.dataset import load_split
 from pipeline.detector.build import build_detector
 from pipeline.detector.model_folder import load_model, read_weights
-from pipeline.heads.paa import HeadOutputs
+from pipeline.heads.paa_costs import HeadOutputs
 from pipeline.loading.dataset import view_dataset
 from pipeline.project.errors import UserError
 from pipeline.teacher_pass.teacher import Teacher
@@ -383,7 +383,7 @@ def test_a_checkpoint_of_another_network_is_refused(project) -> None:
     [
         pytest.param(
             "bbox_head=dict(anchor_generator=dict(octave_base_scale=4))",
-            r"the same priors, but half has .*scale=4.0.* and quarter has .*scale=8.0",
+            r"the same priors, but half has .*\(-2.0, -2.0, 2.0, .* and quarter has .*\(-4.0, -4.0",
             id="priors",
         ),
         pytest.param(
@@ -402,6 +402,12 @@ def test_networks_that_do_not_fit_are_refused(project, tmp_path, change: str, me
     config.write_text(f"_base_ = {PAIR['networks'][0]['config']!r}\nmodel = dict({change})\n")
     changed(project, config=str(config))
     with pytest.raises(UserError, match=message):
+        project.train("pair")
+
+
+def test_networks_of_another_family_are_refused(project) -> None:
+    changed(project, config=str(ROOT / "configs/gfl_r18_quarter.py"))
+    with pytest.raises(UserError, match="picks teachers by PAA's costs, and GFLHead has none"):
         project.train("pair")
 
 

@@ -69,11 +69,11 @@ def training(name: str, method: str, own: dict | None = None, **changes: object)
 
 @pytest.fixture
 def paths(tmp_path: Path) -> Paths:
-    """Results of a teacher, a PAA student (`plain`) and a LAD student (`cached`)."""
+    """Results of a teacher, a student that learns alone (`plain`) and a LAD student (`cached`)."""
     paths = Paths(tmp_path / "out")
-    teacher = training("teacher", "paa", config="configs/big.py", parameters=30_000_000)
+    teacher = training("teacher", "own", config="configs/big.py", parameters=30_000_000)
     save(paths.model("teacher") / "training.json", teacher)
-    save(paths.model("plain") / "training.json", training("plain", "paa"))
+    save(paths.model("plain") / "training.json", training("plain", "own"))
     cached = training("cached", "lad", seconds_per_step=0.4, total_seconds=59.94)
     save(paths.model("cached") / "training.json", cached)
     for name in ("teacher", "plain", "cached"):
@@ -98,27 +98,27 @@ def test_break_even_is_the_mean_over_cached_students():
     students = [
         model("a", "lad", epochs=2),
         model("b", "lad", epochs=6),
-        model("c", "paa", epochs=100),
+        model("c", "own", epochs=100),
     ]
     # 200 and 600 views: on average 400, as many as the pass has.
     assert break_even(students, PASS) == BreakEven(200.0, students=1.0, epochs=4.0)
 
 
 def test_no_break_even_without_cached_students():
-    assert break_even([model("c", "paa")], PASS) is None
+    assert break_even([model("c", "own")], PASS) is None
 
 
 def test_an_online_student_pays_nothing_back():
     online = model("o", "lad", labels="online")
     assert break_even([online], PASS) is None
-    assert step_ratios([online, model("plain", "paa")]) == []
+    assert step_ratios([online, model("plain", "own")]) == []
 
 
 def test_the_table_says_where_labels_come_from():
     students = [
         model("a", "lad", labels="online", assigner="mmdet"),
         model("b", "solad", labels="online"),
-        model("c", "paa", assigner="mmdet"),
+        model("c", "own", assigner="mmdet"),
     ]
     groups = [Group(student.name, (student,)) for student in students]
     rows = markdown(Comparison(students, groups, PASS, None, [])).splitlines()[2:5]
@@ -134,11 +134,11 @@ def test_step_ratio_needs_the_same_config_and_batch_size():
         model("fast", "lad", seconds_per_step=0.4),
         model("other-batch", "lad", batch_size=4),
         model("other-config", "lad", config="configs/other.py"),
-        model("plain", "paa", seconds_per_step=0.5),
-        model("again", "paa", seconds_per_step=0.6),
+        model("plain", "own", seconds_per_step=0.5),
+        model("again", "own", seconds_per_step=0.6),
     ]
     (ratio,) = step_ratios(students)
-    assert (ratio.student, ratio.paa) == ("fast", "plain")
+    assert (ratio.student, ratio.own) == ("fast", "plain")
     assert ratio.ratio == pytest.approx(0.8)
 
 
@@ -154,9 +154,9 @@ def test_table(paths: Paths):
         "| name | method | labels | config | parameters (M) | AP | AP50 | AP75 | s/step "
         "| total time |",
         "|---|---|---|---|--:|--:|--:|--:|--:|--:|",
-        "| teacher | paa | own (batched) | big | 30.00 "
+        "| teacher | own | own (batched) | big | 30.00 "
         "| 0.412 | 0.600 | 0.450 | 0.500 | 1 h 01 min |",
-        "| plain | paa | own (batched) | small | 1.23 "
+        "| plain | own | own (batched) | small | 1.23 "
         "| 0.412 | 0.600 | 0.450 | 0.500 | 1 h 01 min |",
         "| cached | lad | cached | small | 1.23 | 0.412 | 0.600 | 0.450 | 0.400 | 59.9 s |",
         "",
@@ -195,10 +195,10 @@ def test_undefined_metric_is_a_dash(paths: Paths):
 
 
 def test_teacher_with_own_checkpoint(paths: Paths):
-    own = {"name": "teacher", "method": "paa", "config": "configs/big.py", "checkpoint": "mine.pth"}
+    own = {"name": "teacher", "method": "own", "config": "configs/big.py", "checkpoint": "mine.pth"}
     save(paths.model("teacher") / "training.json", own)
     table = write_comparison(["cached"], paths)
-    assert "| teacher | paa | - | big | - | 0.412 | 0.600 | 0.450 | - | - |" in table
+    assert "| teacher | own | - | big | - | 0.412 | 0.600 | 0.450 | - | - |" in table
     row = json.loads((paths.compare / "table.json").read_text())["models"][0]
     assert row["parameters"] is None
 

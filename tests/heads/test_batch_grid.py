@@ -10,8 +10,8 @@ from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 
 from pipeline.detector.build import build_detector, load_model_config, without_downloads
-from pipeline.heads.paa import prior_grid
 from pipeline.heads.batch_grid import BatchGrid, ground_truth
+from pipeline.heads.registry import family_of
 from pipeline.views.priors import PriorGrid
 from tests.conftest import DEVICES, ROOT
 
@@ -73,7 +73,7 @@ def mmdets(head, samples, device: str) -> tuple[torch.Tensor, torch.Tensor]:
 def test_flags_and_anchors_are_mmdets(device: str, sizes: list, scale: int) -> None:
     head, samples = head_of(scale), samples_of(sizes)
     anchors, flags = mmdets(head, samples, device)
-    grid = BatchGrid.of(prior_grid(head), samples, torch.device(device))
+    grid = BatchGrid.of(family_of(head).grid, samples, torch.device(device))
     assert grid.valid_flags.device.type == device
     assert grid.valid_flags.dtype == torch.bool
     assert torch.equal(grid.valid_flags, flags)
@@ -88,7 +88,7 @@ def test_a_prior_of_a_view_keeps_its_anchor(device: str, sizes: list) -> None:
     """The anchors that mmdet has of each view alone, and in the same order."""
     head, samples = head_of(), samples_of(sizes)
     generator = torch.Generator().manual_seed(0)
-    grid = BatchGrid.of(prior_grid(head), samples, torch.device(device))
+    grid = BatchGrid.of(family_of(head).grid, samples, torch.device(device))
     alone = [
         torch.cat(head.prior_generator.grid_priors(level_shapes(size), device=device))
         for size in sizes
@@ -111,7 +111,7 @@ def test_a_prior_of_a_view_keeps_its_anchor(device: str, sizes: list) -> None:
 
 @pytest.mark.parametrize("sizes", SIZES)
 def test_all_priors_of_all_views_are_the_valid_ones(sizes: list) -> None:
-    grid = BatchGrid.of(prior_grid(head_of()), samples_of(sizes), torch.device("cpu"))
+    grid = BatchGrid.of(family_of(head_of()).grid, samples_of(sizes), torch.device("cpu"))
     everything = [
         np.arange(sum(rows * columns for rows, columns in level_shapes(size))) for size in sizes
     ]

@@ -167,7 +167,7 @@ def test_when_it_pays_is_the_rule_of_the_comparison(labelled) -> None:
 def test_without_cached_students(labelled, tmp_path) -> None:
     project = labelled.copy(tmp_path)
     file = project.folder / "params.yaml"
-    file.write_text(file.read_text().replace("method: lad", "method: paa"))
+    file.write_text(file.read_text().replace("method: lad", "method: own"))
     assert "no student of the settings learns from a store" in describe(ask(project, views=4))
 
 

@@ -16,7 +16,10 @@ from pipeline.assignment.paa import Candidates
 from pipeline.data.dataset import load_split
 from pipeline.detector.build import build_detector, load_model_config, without_downloads
 from pipeline.detector.model_folder import load_model
-from pipeline.heads.paa import HeadOutputs, LabelAssignment, prior_grid
+from pipeline.heads.batch_grid import BatchGrid
+from pipeline.heads.batched_paa import assign_by_costs, batch_candidates
+from pipeline.heads.paa_costs import HeadOutputs, LabelAssignment, candidate_costs
+from pipeline.heads.registry import family_of, family_of_model
 from pipeline.loading.dataset import view_dataset
 from pipeline.online.settings import OnlineStudent
 from pipeline.online.train import online_model
@@ -31,10 +34,8 @@ from pipeline.store.coding import (
 from pipeline.store.reader import LabelStore
 from pipeline.students.cached import cached_model, student_labels
 from pipeline.students.settings import Student
+from pipeline.students.taught import detector_state
 from pipeline.teacher_pass.teacher import SoftPredictions
-from pipeline.training.batch_assignment import assign_batch, batch_candidates
-from pipeline.heads.batch_grid import BatchGrid
-from pipeline.heads.batched_paa import batched_paa
 from pipeline.views.plan import view_plan
 from tests.conftest import ROOT
 
@@ -123,11 +124,14 @@ def mmdets(head: LADHead, samples: list[DetDataSample], outputs) -> tuple:
 
 
 def grid_of(head: LADHead, samples: list[DetDataSample]) -> BatchGrid:
-    return BatchGrid.of(prior_grid(head), samples, torch.device("cpu"))
+    return BatchGrid.of(family_of(head).grid, samples, torch.device("cpu"))
 
 
 def ours(head: LADHead, samples: list[DetDataSample], outputs) -> LabelAssignment:
-    return assign_batch(head, HeadOutputs(*outputs), samples, grid_of(head, samples)).labels
+    grid = grid_of(head, samples)
+    candidates = batch_candidates(samples, grid)
+    costs = candidate_costs(head, HeadOutputs(*outputs), candidates)
+    return assign_by_costs(head.num_classes, costs, candidates, grid).labels
 
 
 def assert_same_assignment(found: LabelAssignment, expected: tuple) -> None:
@@ -228,19 +232,25 @@ def test_costs_that_are_nan_stop_neither_the_step_nor_the_other_images() -> None
 
 
 def network(config, state=None):
+    """What is trained, with mmdet's names of weights in `state`."""
     torch.manual_seed(0)
-    detector = build_detector(without_downloads(config))
+    taught = "detector" in config
+    detector = build_detector(config if taught else without_downloads(config))
     detector.init_weights()
     if state:
-        detector.load_state_dict(state)
+        (detector.detector if taught else detector).load_state_dict(state)
     detector.train()
     return detector
 
 
 def paa_of(labelled, batched: bool = True):
     """The config of a student that learns by its own rule."""
-    model = load_model_config(labelled.params.students["lad"].config, CLASSES)
-    return batched_paa(model) if batched else model
+    return own(load_model_config(labelled.params.students["lad"].config, CLASSES), batched)
+
+
+def own(model, batched: bool = True):
+    """The config of the same network, with the rule for whole batches."""
+    return family_of_model(model, "").own(model) if batched else model
 
 
 def online_of(labelled, **settings: str):
@@ -265,7 +275,9 @@ def step(detector, batch) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
     assert losses.pop("fallbacks", 0) == 0
     sum(losses.values()).backward()
     gradients = {
-        name: p.grad.clone() for name, p in detector.named_parameters() if p.grad is not None
+        name.removeprefix("detector."): p.grad.clone()
+        for name, p in detector.named_parameters()
+        if p.grad is not None
     }
     return {name: value.item() for name, value in losses.items()}, gradients
 
@@ -314,7 +326,7 @@ def test_online_lad_learns_as_mmdets_lad(labelled, images: tuple[int, ...]) -> N
 def test_the_teacher_is_no_part_of_the_student(labelled, settings: str) -> None:
     plain = network(paa_of(labelled))
     online = network(online_of(labelled, method=settings))
-    state, teacher = online.state_dict(), online.teacher.detector
+    state, teacher = detector_state(online.state_dict()), online.teacher.detector
     assert state.keys() == plain.state_dict().keys()
     assert all(torch.equal(state[name], value) for name, value in plain.state_dict().items())
     assert len(list(online.parameters())) == len(list(plain.parameters()))
@@ -339,20 +351,21 @@ def test_online_soft_labels_are_the_cached_ones_but_for_the_coding(
         return SoftPredictions(
             probabilities=store.coding.decode(*store.coding.encode(predicted.probabilities)),
             max_iou=decode_fraction(encode_fraction(predicted.max_iou)),
+            kept=predicted.kept,
             distances=decode_distances(encode_distances(predicted.distances)),
-            iou=decode_fraction(encode_fraction(predicted.iou)),
+            quality=decode_fraction(encode_fraction(predicted.quality)),
         )
 
     table = store.layout.table
     views = np.flatnonzero((table["bucket"] == 1) & (table["image_id"] != 5))[:6].tolist()
     student = Student(config=labelled.params.students["lad"].config, method=method)
     model = load_model_config(student.config, CLASSES)
-    cached = network(cached_model(model, method, store))
+    cached = network(cached_model(model, student, store))
     labels = student_labels(student, store)
     train = load_split(labelled.paths, "train")
     dataset = view_dataset(train, view_plan(labelled.params.views), labels)
     batch = cached.data_preprocessor(pseudo_collate([dataset[view] for view in views]))
-    online = network(online_of(labelled, method=method), cached.state_dict())
+    online = network(online_of(labelled, method=method), cached.detector.state_dict())
     predict_soft = online.teacher.predict_soft
     monkeypatch.setattr(online.teacher, "predict_soft", lambda *args: coded(predict_soft(*args)))
     expected, gradients = step(cached, batch)
@@ -371,8 +384,8 @@ def test_online_soft_labels_are_the_cached_ones_but_for_the_coding(
         ("online", "lad", {}),
         ("online", "lad", {"assigner": "mmdet"}),
         ("online", "solad", {}),
-        ("students", "paa", {}),
-        ("students", "paa", {"assigner": "mmdet"}),
+        ("students", "own", {}),
+        ("students", "own", {"assigner": "mmdet"}),
     ],
 )
 def test_training_without_a_store(
@@ -384,7 +397,7 @@ def test_training_without_a_store(
     it = {"config": config, "method": method} | settings
     project.change(**{section: {"it": it}}, training={"epochs": 1})
     record = project.train("it")
-    assert record["labels"] == ("own" if method == "paa" else "online")
+    assert record["labels"] == ("own" if method == "own" else "online")
     assert record["fallbacks"] == 0
     assert record["assigner"] == settings.get("assigner", "batched")
     detector, model = load_model(project.paths.model("it"), "")
@@ -430,7 +443,10 @@ def test_another_teacher_starts_anew(labelled, tmp_path, monkeypatch) -> None:
 
 REFUSED = [
     pytest.param(
-        "anchor_generator=dict(octave_base_scale=4)", "bbox_head", r"priors.*scale=8", id="priors"
+        "anchor_generator=dict(strides=[4, 8, 16, 32, 64])",
+        "bbox_head",
+        r"student it can't learn of this teacher: .*\[4, 8, 16, 32, 64\].*\[8, 16, 32, 64, 128\]",
+        id="priors",
     ),
     pytest.param("mean=[1, 2, 3]", "data_preprocessor", "data_preprocessor.*123.675", id="inputs"),
 ]
@@ -451,7 +467,7 @@ def test_a_teacher_of_other_inputs_is_refused(
 
 @pytest.mark.parametrize("change", [{"assigner": {"pos_iou_thr": 0.2}}, {"allowed_border": 0}])
 def test_another_rule_is_refused(change: dict) -> None:
-    model = batched_paa(load_model_config(CONFIG, CLASSES))
+    model = own(load_model_config(CONFIG, CLASSES))
     model.train_cfg.update(change)
     with pytest.raises(UserError, match="the network's config must assign as PAA does"):
         build_detector(model)
@@ -460,10 +476,12 @@ def test_another_rule_is_refused(change: dict) -> None:
 @pytest.mark.parametrize(
     ("kind", "settings", "message"),
     [
-        (OnlineStudent, {"method": "paa"}, "learns from a teacher, and paa from none"),
-        (Student, {"method": "lad", "assigner": "mmdet"}, "assigner: mmdet is for the method paa"),
+        (OnlineStudent, {"method": "own"}, "learns from a teacher, and own from none"),
+        (Student, {"method": "lad", "assigner": "mmdet"}, "assigner: mmdet is for the method own"),
         (OnlineStudent, {"method": "solad", "assigner": "mmdet"}, "assigner: mmdet is for"),
         (OnlineStudent, {"method": "soft", "assigner": "mmdet"}, "assigner: mmdet is for"),
+        (OnlineStudent, {"method": "lad", "assignment": "own"}, "assignment is for the method"),
+        (Student, {"method": "solad", "assignment": "own"}, "assignment is for the method"),
     ],
 )
 def test_settings_without_effect_are_refused(

@@ -20,7 +20,7 @@ GOOD: dict[str, Any] = {
         "first": {"config": "configs/small.py", "method": "lad"},
         "second": {
             "config": "configs/small.py",
-            "method": "paa",
+            "method": "own",
             "training": {"epochs": 2, "batch_size": 16},
         },
     },
@@ -207,19 +207,23 @@ def test_an_unknown_method_lists_the_methods(tmp_path: Path, section: str):
     student = {"config": "configs/small.py", "method": "ladd"}
     assert message(tmp_path, changed(section, {"it": student})) == (
         f"FILE: {section}.it.method: there is no such method; "
-        "there are: lad, paa, soft, solad, got 'ladd'"
+        "there are: bckd, lad, own, soft, solad, got 'ladd'"
     )
 
 
 @pytest.mark.parametrize(
     ("section", "settings", "problem"),
     [
-        ("students", {"method": "paa", "assigner": "mmdet"}, None),
+        ("students", {"method": "own", "assigner": "mmdet"}, None),
         ("online", {"method": "lad", "assigner": "mmdet"}, None),
         ("students", {"method": "lad", "assigner": "mmdet"}, "assigner: mmdet is for the method"),
         ("students", {"method": "solad", "assigner": "mmdet"}, "assigner: mmdet is for the method"),
         ("online", {"method": "soft", "assigner": "mmdet"}, "assigner: mmdet is for the method"),
-        ("online", {"method": "paa"}, "an online student learns from a teacher, and paa from none"),
+        ("online", {"method": "own"}, "an online student learns from a teacher, and own from none"),
+        ("students", {"method": "bckd", "assignment": "teacher"}, None),
+        ("online", {"method": "bckd", "assignment": "teacher"}, None),
+        ("students", {"method": "lad", "assignment": "own"}, "assignment is for the method bckd"),
+        ("online", {"method": "lad", "assignment": "own"}, "assignment is for the method bckd"),
     ],
 )
 def test_what_goes_together(

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ from pipeline.detector.build import build_detector, load_model_config, without_d
 from pipeline.loading.dataset import view_dataset
 from pipeline.online.settings import OnlineStudent
 from pipeline.store.reader import LabelStore
-from pipeline.students.cached import cached_model, min_iou_of, student_labels
-from pipeline.students.method import Method, load_method, method_module
+from pipeline.students.cached import cached_model, student_labels
+from pipeline.students.method import Method, load_method, method_module, method_of
 from pipeline.students.settings import METHODS, Student
 from pipeline.views.plan import view_plan
 from tests.conftest import ROOT
@@ -37,7 +38,7 @@ def accepted() -> list[str]:
 
 def test_a_method_is_a_file() -> None:
     assert METHODS == ROOT / "pipeline/methods"
-    assert {"paa", "lad", "soft", "solad"} <= set(NAMES)
+    assert {"own", "lad", "soft", "solad", "bckd"} <= set(NAMES)
     assert accepted() == NAMES
 
 
@@ -47,10 +48,12 @@ def test_every_method_loads_and_is_accepted(name: str) -> None:
     assert isinstance(method, Method)
     assert Path(inspect.getfile(sys.modules[method_module(name)])) == METHODS / f"{name}.py"
     student = Student(config="x", method=name)
-    learns_of_a_teacher = method.assignment or method.soft_head is not None
+    learns_of_a_teacher = method.assignment == "teacher" or method.distillation is not None
+    assert method.has_teacher == learns_of_a_teacher
     assert student.labels_from == ("cached" if learns_of_a_teacher else "own")
-    assert min_iou_of(student) == method.min_iou
-    assert min_iou_of(Student(config="x", method=name, min_iou=0.7)) == 0.7
+    assert method_of(student) == method
+    lenient = method_of(Student(config="x", method=name, min_iou=0.7))
+    assert lenient == replace(method, min_iou=None if method.min_iou is None else 0.7)
     if learns_of_a_teacher:
         assert OnlineStudent(config="x", method=name).labels_from == "online"
 
@@ -58,20 +61,18 @@ def test_every_method_loads_and_is_accepted(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("paa", Method()),
-        ("lad", Method(assignment=True)),
-        ("soft", ("SoftLADHead", 10.0, 10.0, 1.3, 0.1, False)),
-        ("solad", ("SoftLADHead", 2.0, 10.0, 1.3, 0.5, True)),
+        ("own", Method(assignment="own")),
+        ("lad", Method(assignment="teacher")),
+        ("soft", ("SoftLabelDistillation", 10.0, 10.0, 1.3, 0.1, None)),
+        ("solad", ("SoftLabelDistillation", 2.0, 10.0, 1.3, 0.5, "teacher")),
     ],
 )
 def test_the_methods_of_the_paper(name: str, expected: Any) -> None:
     """What LAD, its soft-label baseline and SoLAD learn, with which weights and threshold."""
     method = load_method(name)
-    if method.soft_head:
-        weights = [
-            method.soft_head[loss]["loss_weight"] for loss in ("soft_cls", "soft_iou", "soft_bbox")
-        ]
-        assert (method.soft_head["type"], *weights, method.min_iou, method.assignment) == expected
+    if soft := method.distillation:
+        weights = [soft[loss]["loss_weight"] for loss in ("soft_cls", "soft_quality", "soft_bbox")]
+        assert (soft["type"], *weights, method.min_iou, method.assignment) == expected
     else:
         assert method == expected
 
@@ -80,24 +81,24 @@ NEW_METHOD = '''
 from mmdet.registry import MODELS
 
 import pipeline.students.losses
+from pipeline.students.distillation import SoftLabelDistillation
 from pipeline.students.method import Method
-from pipeline.students.soft_scores import SoftLADHead
 
 
 @MODELS.register_module(force=True)
-class LouderHead(SoftLADHead):
+class LouderDistillation(SoftLabelDistillation):
     """Counts all soft losses twice."""
 
-    def soft_losses(self, outputs, targets):
-        found = super().soft_losses(outputs, targets)
+    def forward(self, *args):
+        found = super().forward(*args)
         return {name: 2 * value for name, value in found.items()}
 
 
 METHOD = Method(
-    soft_head=dict(
-        type="LouderHead",
+    distillation=dict(
+        type="LouderDistillation",
         soft_cls=dict(type="SoftLabelLoss", loss_weight=10.0),
-        soft_iou=dict(type="SoftLabelLoss", loss_weight=10.0),
+        soft_quality=dict(type="SoftLabelLoss", loss_weight=10.0),
         soft_bbox=dict(type="GIoULoss", loss_weight=1.3),
     ),
     min_iou=0.1,
@@ -107,7 +108,7 @@ METHOD = Method(
 
 @pytest.fixture
 def louder(tmp_path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A new file among the methods, with a head of its own; the name of the method.
+    """A new file among the methods, with a distillation of its own; the name of the method.
 
     The folder of methods has a second place, so that the file need not be put into the library.
     """
@@ -129,7 +130,7 @@ def test_a_new_file_is_a_new_method(louder: str) -> None:
     assert accepted() == sorted([*NAMES, louder])
     assert Student(config="x", method=louder).labels_from == "cached"
     assert OnlineStudent(config="x", method=louder).labels_from == "online"
-    assert load_method(louder).soft_head["type"] == "LouderHead"
+    assert load_method(louder).distillation["type"] == "LouderDistillation"
 
 
 def losses_of(labelled, method: str, views: list[int]) -> dict[str, torch.Tensor]:
@@ -139,7 +140,7 @@ def losses_of(labelled, method: str, views: list[int]) -> dict[str, torch.Tensor
     student = Student(config=labelled.params.students["lad"].config, method=method)
     store = LabelStore(labelled.paths.labels)
     model = without_downloads(load_model_config(student.config, len(train.classes)))
-    network = build_detector(cached_model(model, method, store)).train()
+    network = build_detector(cached_model(model, student, store)).train()
     network.init_weights()
     labels = student_labels(student, store)
     dataset = view_dataset(train, view_plan(labelled.params.views), labels)
@@ -147,7 +148,7 @@ def losses_of(labelled, method: str, views: list[int]) -> dict[str, torch.Tensor
     return network.loss(batch["inputs"], batch["data_samples"])
 
 
-def test_a_new_method_brings_a_head_of_its_own(labelled, louder: str) -> None:
+def test_a_new_method_brings_a_distillation_of_its_own(labelled, louder: str) -> None:
     views = [0, 5, 10, 15]
     once, twice = (losses_of(labelled, method, views) for method in ("soft", louder))
     assert once.keys() == twice.keys()

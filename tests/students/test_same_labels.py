@@ -9,6 +9,7 @@ import torch
 from mmcv.transforms import BaseTransform
 from mmdet.datasets.transforms import RandomCrop, RandomFlip, Resize
 from mmdet.models.dense_heads import LADHead
+from mmdet.models.utils import levels_to_images
 from mmdet.registry import MODELS, TRANSFORMS
 from mmengine.dataset import pseudo_collate
 
@@ -18,7 +19,7 @@ from pipeline.data.dataset import load_split
 from pipeline.data.ground_truth import GroundTruth
 from pipeline.detector.build import build_detector, load_model_config
 from pipeline.detector.model_folder import load_model
-from pipeline.heads.paa import HeadOutputs, candidate_costs
+from pipeline.heads.paa_costs import HeadOutputs, candidate_costs
 from pipeline.loading.dataset import ViewDataset
 from pipeline.loading.transforms import NO_LABELS, LabelTransforms, view_pipeline
 from pipeline.store.reader import LabelStore
@@ -156,11 +157,11 @@ def student_batch(
     settings = Student(config=labelled.params.students["lad"].config, method=method)
     model = load_model_config(settings.config, len(classes))
     store = LabelStore(labelled.paths.labels)
-    if method != "paa":
-        model = cached_model(model, method, store)
+    if method != "own":
+        model = cached_model(model, settings, store)
     student = build_detector(model).train()
     student.init_weights()
-    labels = student_labels(settings, store) if method != "paa" else NO_LABELS
+    labels = student_labels(settings, store) if method != "own" else NO_LABELS
     dataset = dataset_of(
         labelled,
         view_pipeline(
@@ -178,7 +179,7 @@ def losses_and_gradients(detector: Any, losses: dict[str, torch.Tensor]) -> tupl
     detector.zero_grad()
     sum(losses[name] for name in LOSSES).backward()
     gradients = {
-        name: parameter.grad.clone()
+        name.removeprefix("detector."): parameter.grad.clone()
         for name, parameter in detector.named_parameters()
         if parameter.grad is not None and not name.startswith("teacher_model")
     }
@@ -226,7 +227,7 @@ def test_losses_and_gradients_equal_mmdets_online_lad(
         )
     )
     online.train()
-    online.load_state_dict(student.state_dict())
+    online.load_state_dict(student.detector.state_dict())
     online.teacher_model.load_state_dict(detector.state_dict())
     ours = losses_and_gradients(student, student.loss(batch["inputs"], batch["data_samples"]))
     dataset = mmdets_views(labelled)
@@ -252,8 +253,8 @@ def test_losses_and_gradients_on_mixed_sizes_equal_labels_per_view(
     # mmdet's labels of each view alone, laid out on the batch's grid by mmdet's valid flags.
     teacher = teacher_with(LADHead, labelled)
     dataset = mmdets_views(labelled)
-    features = student.extract_feat(inputs)
-    head = student.bbox_head
+    features = student.detector.extract_feat(inputs)
+    head = student.detector.bbox_head
     anchors, valid = head.get_anchors(
         [feature.shape[-2:] for feature in features],
         [sample.metainfo for sample in samples],
@@ -322,7 +323,7 @@ def test_costs_are_mmdets_to_the_last_bit(settings: dict[str, float], spread: fl
     candidates = list_candidates(grid.priors(padded), GroundTruth.pad([boxes], [labels]))
     assert len(candidates.prior) > 300
 
-    scores, deltas, _ = (part[0] for part in outputs.joined())
+    scores, deltas, _ = (levels_to_images(list(levels))[0] for levels in outputs)
     count = len(scores)
     label, target = torch.full((count,), 80), torch.zeros(count, 4)
     label[candidates.prior], target[candidates.prior] = candidates.labels, candidates.boxes

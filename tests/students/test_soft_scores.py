@@ -16,7 +16,8 @@ from pipeline.project.digests import differences
 from pipeline.project.errors import UserError
 from pipeline.store.coding import TAIL
 from pipeline.store.reader import LabelStore
-from pipeline.students.cached import cached_model, min_iou_of, student_labels
+from pipeline.students.cached import cached_model, student_labels
+from pipeline.students.method import method_of
 from pipeline.students.settings import Student
 from pipeline.teacher_pass.label import load_teacher
 from pipeline.views.plan import view_plan
@@ -29,12 +30,12 @@ def batch_of(labelled, method: str, views: list[int]):
     student = Student(config=labelled.params.students["lad"].config, method=method)
     store = LabelStore(labelled.paths.labels)
     model = load_model_config(student.config, len(train.classes))
-    network = build_detector(cached_model(without_downloads(model), method, store)).train()
+    network = build_detector(cached_model(without_downloads(model), student, store)).train()
     network.init_weights()
     labels = student_labels(student, store)
     dataset = view_dataset(train, view_plan(labelled.params.views), labels)
     ready = network.data_preprocessor(pseudo_collate([dataset[view] for view in views]))
-    return network, ready["inputs"], ready["data_samples"], min_iou_of(student)
+    return network, ready["inputs"], ready["data_samples"], method_of(student).min_iou
 
 
 def divergence(t: np.ndarray, z: np.ndarray) -> np.ndarray:
@@ -61,7 +62,7 @@ def giou_loss(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def reference(labelled, network, features, samples, views, m, class_weight) -> dict[str, float]:
     """The three losses in float64, from each view's own rows of the store."""
     store = LabelStore(labelled.paths.labels)
-    head = network.bbox_head
+    head = network.detector.bbox_head
     outputs = head(features)
     scores, deltas, iou = (torch.stack(levels_to_images(levels)) for levels in outputs)
     anchors, valid = head.get_anchors(
@@ -80,7 +81,7 @@ def reference(labelled, network, features, samples, views, m, class_weight) -> d
         weight = max_iou[kept]
         total += weight.sum()
         own = iou[image, :, 0].detach().double().numpy()[inside][kept]
-        centre += divergence(soft.iou[kept] / 255, own).sum()
+        centre += divergence(soft.quality[kept] / 255, own).sum()
         middle = ((prior[:, :2] + prior[:, 2:]) / 2).numpy()[kept]
         stride = ((prior[:, 2] - prior[:, 0]) / 8).numpy()[kept, None]
         sides = 2 * np.sinh(soft.distances[kept] / 127 * np.arcsinh(64)) * stride
@@ -114,7 +115,7 @@ def test_losses_equal_the_formula(labelled, method: str, class_weight: float, mi
         views = np.flatnonzero(table["bucket"] == 1)[:4].tolist()
     network, inputs, samples, m = batch_of(labelled, method, views)
     losses = network.loss(inputs, samples)
-    features = network.extract_feat(inputs)
+    features = network.detector.extract_feat(inputs)
     expected = reference(labelled, network, features, samples, views, m, class_weight)
     for name, value in expected.items():
         assert losses[name].item() == pytest.approx(value, rel=2e-5), name
@@ -129,7 +130,7 @@ def test_stored_scores_are_the_teachers_within_the_coding(labelled) -> None:
     teacher, _ = load_teacher(labelled.paths, load_split(labelled.paths, "train"))
     views = np.flatnonzero(store.layout.table["bucket"] == 1)[:8].tolist()
     _, inputs, _, _ = batch_of(labelled, "soft", views)
-    live = torch.stack(levels_to_images(list(teacher.forward(inputs).cls_scores))).sigmoid()
+    live = torch.stack(levels_to_images(list(teacher.forward(inputs)[0]))).sigmoid()
     for place, view in enumerate(views):
         decoded = probabilities(store, view)
         above = live[place] >= store.coding.cut + 1e-5

@@ -11,17 +11,21 @@ from pipeline.data.dataset import load_split
 from pipeline.detector.build import build_detector, load_model_config
 from pipeline.loading.dataset import view_dataset
 from pipeline.loading.transforms import ALL_OBJECTS
-from pipeline.store.coding import Coding
+from pipeline.online.settings import OnlineStudent
+from pipeline.store.coding import Coding, SoftSettings
 from pipeline.teacher_pass.label import load_teacher
+from pipeline.teacher_pass.teacher import Least
 from pipeline.views.plan import view_plan
-from studies.coding_study import (
-    decode_batch,
-    encode_batches,
-    mean_bytes,
-    random_batches,
-    relative_errors,
+from studies.coded import decode_batch, encode_batches, mean_bytes
+from studies.coding_study import BCKD_CONFIG, EVERYWHERE, random_batches, relative_errors
+from studies.codings import (
+    box_codings,
+    chunk,
+    class_codings,
+    store_codings,
+    unchunk,
+    with_tail,
 )
-from studies.codings import box_codings, chunk, class_codings, unchunk, with_tail
 from studies.students import StudentTrainer, predict
 from tests.conftest import ROOT, Project
 
@@ -29,30 +33,39 @@ pytestmark = pytest.mark.slow
 
 DEFAULT = Coding(cut=0.012, levels=63, power=1.5)
 COARSE = Coding(cut=0.03, levels=63, power=1.5)
-MIN_IOU = 0.1
+SETTINGS = SoftSettings(scores=DEFAULT, min_iou=0.1, min_score=0.05)
+LEAST = Least(0.1, torch.inf)
 
 
-@pytest.fixture(scope="module")
-def trainer(labelled: Project) -> StudentTrainer:
+def make_trainer(labelled: Project, config: str, method: str) -> StudentTrainer:
     """Of a student of the shared project and its teacher."""
     params, paths = labelled.params, labelled.paths
     split = load_split(paths, "train")
     return StudentTrainer(
-        load_model_config(params.students["paa"].config, num_classes=len(split.classes)),
+        load_model_config(config, num_classes=len(split.classes)),
+        OnlineStudent(config=config, method=method),
         params.training.model_copy(update={"epochs": 3}),
         view_dataset(split, view_plan(params.views), ALL_OBJECTS),
         paths.teacher,
-        MIN_IOU,
     )
+
+
+def make_batches(labelled: Project, trainer: StudentTrainer, least: Least):
+    teacher, _ = load_teacher(labelled.paths, load_split(labelled.paths, "train"))
+    return [
+        predict(teacher, pseudo_collate([trainer.dataset[view] for view in batch]), least)
+        for batch in trainer.batches([0, 5, 22, 31])
+    ]
+
+
+@pytest.fixture(scope="module")
+def trainer(labelled: Project) -> StudentTrainer:
+    return make_trainer(labelled, labelled.params.students["paa"].config, "soft")
 
 
 @pytest.fixture(scope="module")
 def batches(labelled: Project, trainer: StudentTrainer):
-    teacher, _ = load_teacher(labelled.paths, load_split(labelled.paths, "train"))
-    return [
-        predict(teacher, pseudo_collate([trainer.dataset[view] for view in batch]), MIN_IOU)
-        for batch in trainer.batches([0, 5, 22, 31])
-    ]
+    return make_batches(labelled, trainer, LEAST)
 
 
 def test_every_coding_is_named_once():
@@ -70,7 +83,9 @@ def test_batches_have_one_padded_size(batches):
 
 
 @pytest.mark.parametrize(
-    "coding", [*class_codings(DEFAULT), *box_codings()], ids=lambda coding: coding.name
+    "coding",
+    [*class_codings(DEFAULT), *box_codings(), *store_codings(SETTINGS)],
+    ids=lambda coding: coding.name,
 )
 def test_chunks_decode_to_what_was_coded(batches, coding):
     batch = batches[0]
@@ -81,8 +96,9 @@ def test_chunks_decode_to_what_was_coded(batches, coding):
     for part in fields(decoded):
         exact, found = getattr(batch.predicted, part.name), getattr(decoded, part.name)
         assert found.shape == exact.shape
-        assert found.dtype == torch.float32
-        assert float((found - exact).abs().max()) < 0.5
+        assert found.dtype == exact.dtype
+        if part.name != "kept":
+            assert float((found - exact).abs().max()) < 0.5
     assert mean_bytes(encode_batches(coding, batches)) > 0
 
 
@@ -108,9 +124,9 @@ def test_errors(trainer: StudentTrainer, batches):
     coding_of = {"float16": float16, "fine": fine} | compared
     coding_of |= {coding.name + " boxes": coding for coding in box_codings()}
     coded = {coding: encode_batches(coding, batches) for coding in coding_of.values()}
-    student = build_detector(trainer.models["paa"])
+    student = build_detector(trainer.models["own"])
     before = {name: value.clone() for name, value in student.state_dict().items()}
-    found = relative_errors(student, trainer.models["soft"], batches, coded)
+    found = relative_errors(student, trainer.taught, batches, coded)
     error = {name: found[coding] for name, coding in coding_of.items()}
     assert error["float16"].gradient < 1e-3
     assert error["float16"].loss < 1e-4
@@ -128,8 +144,8 @@ def test_exact_scores_have_no_error(trainer: StudentTrainer, batches):
     for batch, views in zip(batches, coded[exact], strict=True):
         # What float16 holds exactly.
         batch.predicted.probabilities.copy_(decode_batch(exact, views, batch).probabilities)
-    student = build_detector(trainer.models["paa"])
-    error = relative_errors(student, trainer.models["soft"], batches, coded)[exact]
+    student = build_detector(trainer.models["own"])
+    error = relative_errors(student, trainer.taught, batches, coded)[exact]
     assert error.loss == 0
     assert error.gradient == 0
 
@@ -139,13 +155,33 @@ def test_stages(trainer: StudentTrainer):
         stage: [weight.detach().clone() for weight in student.parameters()]
         for stage, student in trainer.stages()
     }
-    assert list(states) == ["paa 0", "paa 1", "paa 2", "paa 3", "soft 1", "soft 2", "soft 3"]
+    assert list(states) == ["own 0", "own 1", "own 2", "own 3", "soft 1", "soft 2", "soft 3"]
     for one, other in zip(list(states)[:-1], list(states)[1:], strict=True):
         assert not all(map(torch.equal, states[one], states[other])), (one, other)
 
 
+def test_errors_of_bckd_fall_with_the_boxes_that_are_kept(labelled: Project):
+    trainer = make_trainer(labelled, str(BCKD_CONFIG), "bckd")
+    batches = make_batches(labelled, trainer, EVERYWHERE)
+    codings = store_codings(SETTINGS)
+    assert [coding.settings.min_score for coding in codings] == [0, 0.012, 0.03, 0.05, 0.1, 0.2]
+    coded = {coding: encode_batches(coding, batches) for coding in codings}
+    kept = [
+        sum(
+            int(decode_batch(coding, *pair).kept.sum()) for pair in zip(views, batches, strict=True)
+        )
+        for coding, views in coded.items()
+    ]
+    assert kept == sorted(kept, reverse=True)
+    assert kept[0] == sum(batch.predicted.kept.numel() for batch in batches)
+    student = build_detector(trainer.models["own"])
+    error = relative_errors(student, trainer.taught, batches, coded)
+    gradients = [error[coding].gradient for coding in codings]
+    assert gradients[0] < gradients[-1]
+
+
 def test_random_views_have_a_long_tail():
-    batches = random_batches(0.1)
+    batches = random_batches(LEAST)
     below = torch.cat([batch.predicted.probabilities.flatten() for batch in batches]) < 0.01
     assert float(below.float().mean()) == pytest.approx(0.998, abs=0.001)
 
@@ -162,8 +198,10 @@ def test_command(labelled: Project):
     assert ended.returncode == 0, ended.stderr
     assert "| float16 |" in ended.stdout
     record = json.loads((labelled.folder / "out/study.json").read_text())
-    assert list(record["classes"][0]["errors"]) == ["paa 0", "paa 1", "soft 1"]
+    assert list(record["classes"][0]["errors"]) == ["own 0", "own 1", "soft 1"]
     assert len(record["boxes"]) == len(box_codings())
+    assert list(record["stores"][0]["errors"]) == ["own 0", "own 1", "bckd 1"]
+    assert "| all boxes |" in ended.stdout
     assert (labelled.folder / "out/study.png").is_file()
 
 

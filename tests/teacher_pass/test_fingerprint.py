@@ -106,7 +106,7 @@ def test_the_fingerprint_has_every_part(labelled) -> None:
         "data.images",
         "views",
         "priors.strides",
-        "priors.scale",
+        "priors.centre",
         "padding.pad_size_divisor",
         "preprocessing.mean",
         "preprocessing.std",
@@ -119,6 +119,7 @@ def test_the_fingerprint_has_every_part(labelled) -> None:
         "coding.scores.levels",
         "coding.scores.power",
         "coding.min_iou",
+        "coding.min_score",
         "numerics.device",
         "numerics.dtype",
         "numerics.channels_last",
@@ -157,7 +158,7 @@ def test_a_teacher_pass_refuses_a_store_in_which_any_field_differs(project, monk
 def test_a_student_refuses_a_store_in_which_a_field_that_concerns_it_differs(project) -> None:
     store = project.paths.labels
     pristine = (store / "zarr.json").read_bytes()
-    parts = ("labels_version", "data", "views", "priors", "padding")
+    parts = ("labels_version", "data", "views", "padding")
     for field, value in flatten(LabelStore(store).fingerprint):
         if field.split(".")[0] in parts:
             restamp(store, field, other(value))
@@ -166,6 +167,17 @@ def test_a_student_refuses_a_store_in_which_a_field_that_concerns_it_differs(pro
             assert f"{field}: expected {value}, found {other(value)}" in message
             assert "--replace" in message
             (store / "zarr.json").write_bytes(pristine)
+
+
+@pytest.mark.parametrize("field", ["strides", "centre"])
+def test_a_student_refuses_a_store_of_other_priors(project, field: str) -> None:
+    priors = LabelStore(project.paths.labels).fingerprint["priors"]
+    found = priors | {field: other(priors[field])}
+    restamp(project.paths.labels, f"priors.{field}", found[field])
+    with pytest.raises(UserError) as error:
+        project.train("lad")
+    message = f"its PAAHead has the priors {priors}, the teacher's PAAHead {found}; take a head or"
+    assert message in str(error.value)
 
 
 def change_weights(project) -> None:
@@ -268,6 +280,7 @@ CHANGES = {
         {"numerics.channels_last"},
     ),
     "another min_iou": (change_settings(labels={"min_iou": 0.3}), {"coding.min_iou"}),
+    "another min_score": (change_settings(labels={"min_score": 0.2}), {"coding.min_score"}),
 }
 
 

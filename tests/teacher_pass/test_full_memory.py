@@ -39,7 +39,7 @@ def test_a_full_gpu_ends_a_training(project, monkeypatch) -> None:
     def too_large(*_, **__):
         raise torch.OutOfMemoryError(SAID)
 
-    monkeypatch.setattr("pipeline.students.assignment.CachedLAD.loss", too_large)
+    monkeypatch.setattr("pipeline.students.taught.TaughtDetector.loss", too_large)
     with pytest.raises(UserError, match="memory is full .*; lower training.batch_size"):
         project.train("lad")
 

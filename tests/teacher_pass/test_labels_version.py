@@ -11,7 +11,7 @@ import torch
 
 from pipeline.data.ground_truth import GroundTruth
 from pipeline.detector.build import build_detector, load_model_config, without_downloads
-from pipeline.heads.paa import HeadOutputs
+from pipeline.heads.batch_grid import BatchGrid
 from pipeline.store.coding import Coding, SoftSettings
 from pipeline.store.fingerprint import LABELS_VERSION
 from pipeline.store.schema import ASSIGNED_GT
@@ -29,7 +29,7 @@ BOXES = [
 ]
 LABELS = [[0, 3, 1], [2, 0]]
 CROWD = [[False, False, True], [False, False]]
-SOFT = SoftSettings(scores=Coding(cut=0.012, levels=63, power=1.5), min_iou=0.1)
+SOFT = SoftSettings(scores=Coding(cut=0.012, levels=63, power=1.5), min_iou=0.1, min_score=0.05)
 MOST_ROUNDED = 0.01
 """The part of an array's codes that rounding of another library version may move by a step."""
 
@@ -57,13 +57,12 @@ def draw_outputs(judge: Teacher) -> dict[str, np.ndarray]:
 
 def rows_of(judge: Teacher, content: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], int]:
     levels = range(len(judge.grid.strides))
-    outputs = HeadOutputs(
-        *([torch.from_numpy(content[f"{name}.{level}"]) for level in levels] for name in MAPS)
-    )
+    outputs = [[torch.from_numpy(content[f"{name}.{level}"]) for level in levels] for name in MAPS]
     truth = GroundTruth.pad(
         *([torch.tensor(view) for view in part] for part in (BOXES, LABELS, CROWD))
     )
-    return label_rows(judge, ForwardPass(outputs, truth, PADDED), SOFT)
+    grid = BatchGrid(judge.grid, PADDED, [PADDED] * len(BOXES), judge.device)
+    return label_rows(judge, ForwardPass(outputs, truth, grid), SOFT)
 
 
 def test_labels_that_changed_have_a_new_version() -> None:
@@ -96,7 +95,11 @@ def test_the_stored_rows_say_something() -> None:
     codes = content["rows.cls_scores"]
     assert 0.1 < (codes == 0).mean() < 0.9
     assert len(np.unique(codes)) > 30
-    assert (content["rows.overlap"] > 0).sum() > 50
+    overlaps, boxes = content["rows.max_iou"] > 0, content["rows.distances"].any(2)
+    assert overlaps.sum() > 50
+    assert (overlaps & ~boxes).sum() == 0
+    assert (boxes & ~overlaps).sum() > 50  # where a class is likely
+    assert (~boxes).sum() > 50
 
 
 if __name__ == "__main__":

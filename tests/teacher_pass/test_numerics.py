@@ -44,10 +44,10 @@ def test_the_network_alone_computes_in_half_precision(labelled, dtype: str) -> N
     with torch.autocast("cpu", getattr(torch, dtype)):
         expected = teacher.head(teacher.detector.extract_feat(images))[0][0]
     found = teacher.forward(images)
-    for part in found.joined():
-        assert part.dtype == torch.float32
-    assert torch.equal(found.cls_scores[0], expected.float())
-    assert not torch.equal(found.cls_scores[0], exact.cls_scores[0])
+    for levels in found:
+        assert all(level.dtype == torch.float32 for level in levels)
+    assert torch.equal(found[0][0], expected.float())
+    assert not torch.equal(found[0][0], exact[0][0])
 
 
 def test_channels_last_is_the_layout_of_weights(labelled) -> None:

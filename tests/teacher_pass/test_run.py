@@ -453,12 +453,16 @@ class Evil:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("model = dict(type='RetinaNet')", "must hold a model of type 'PAA', found type 'Retina"),
-        ("epochs = 3", "must hold a model of type 'PAA', found no model"),
+        ("model = dict(type='RetinaNet')", "can't be used: its RetinaNet has no bbox_head, so no "),
+        ("model = dict(bbox_head=dict(type='FCOSHead'))", "its head is a FCOSHead: it decides wit"),
+        ("model = dict(bbox_head=dict(type='MyHead'))", "no family has registered it; the heads "),
+        ("model = dict(type='FasterRCNN', roi_head=dict())", "its FasterRCNN has two stages"),
+        ("model = dict(type='X', bbox_head=dict(type='DETRHead'))", "its DETRHead has queries"),
+        ("epochs = 3", "can't be used: it has no model"),
         ("model = (", "can't be read"),
         (None, "does not exist"),
     ],
-    ids=["another detector", "no model", "broken", "missing"],
+    ids="no head, no assigner, unknown, two stages, queries, no model, broken, missing".split(", "),
 )
 def test_configs_that_do_not_work(project, text: str | None, message: str) -> None:
     file = project.folder / "config.py"
@@ -482,10 +486,10 @@ def test_a_config_of_mmdets_zoo_is_a_teacher_config() -> None:
     import mmdet
 
     from pipeline.detector.build import build_detector, load_model_config, without_downloads
-    from pipeline.heads.paa import prior_grid
+    from pipeline.heads.registry import family_of
 
     file = Path(mmdet.__file__).parent / ".mim/configs/paa/paa_r50_fpn_1x_coco.py"
     model = load_model_config(file, num_classes=3)
     head = build_detector(without_downloads(model)).bbox_head
     assert head.num_classes == 3
-    assert prior_grid(head).count((800, 1344)) == 22_400
+    assert family_of(head).grid.count((800, 1344)) == 22_400

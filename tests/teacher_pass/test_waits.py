@@ -70,7 +70,7 @@ def test_a_step_waits_as_often_for_many_views_as_for_few(
     student = Student(config="", method=method)
     config = labelled.params.students["lad"].config
     model = without_downloads(load_model_config(config, store.layout.soft_classes))
-    network = build_detector(cached_model(model, method, store)).to(device).train()
+    network = build_detector(cached_model(model, student, store)).to(device).train()
 
     def waits(count: int) -> int:
         views = views_of_one_size(labelled, count)

@@ -40,14 +40,14 @@ def test_a_student_does_not_depend_on_its_workers(project) -> None:
     assert_equal_weights(*found)
 
 
-@pytest.mark.parametrize("method", ["paa", "lad"])
+@pytest.mark.parametrize("name", ["paa", "lad"])
 def test_an_interrupted_training_continues_to_the_same_weights(
-    project, method: str, monkeypatch: pytest.MonkeyPatch
+    project, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    project.train(method)
-    uninterrupted = weights(project, method)
-    steps = json.loads((project.paths.model(method) / "training.json").read_text())["steps"]
-    assert not project.paths.run(method).exists()
+    project.train(name)
+    uninterrupted = weights(project, name)
+    steps = json.loads((project.paths.model(name) / "training.json").read_text())["steps"]
+    assert not project.paths.run(name).exists()
 
     class Interrupt(Hook):
         def after_train_iter(self, runner, *_, **__) -> None:
@@ -56,11 +56,11 @@ def test_an_interrupted_training_continues_to_the_same_weights(
 
     with_hook(monkeypatch, Interrupt)
     with pytest.raises(KeyboardInterrupt):
-        project.train(method)
+        project.train(name)
     monkeypatch.undo()
-    project.train(method)
-    assert_equal_weights(weights(project, method), uninterrupted)
-    record = json.loads((project.paths.model(method) / "training.json").read_text())
+    project.train(name)
+    assert_equal_weights(weights(project, name), uninterrupted)
+    record = json.loads((project.paths.model(name) / "training.json").read_text())
     assert record["steps"] == steps == len(record["curves"]["loss"])
 
 
@@ -76,7 +76,7 @@ def test_the_memory_format_of_a_training(
 
     class Watch(Hook):
         def after_train_iter(self, runner, *_, **__) -> None:
-            weight = runner.model.backbone.layer2[0].conv1.weight
+            weight = runner.model.detector.backbone.layer2[0].conv1.weight
             state = runner.optim_wrapper.optimizer.state[weight]
             formats.update(
                 one.is_contiguous(memory_format=torch.channels_last)
@@ -183,16 +183,38 @@ def test_objects_that_moved_are_noticed(project) -> None:
         project.train("lad")
 
 
-def test_other_priors_are_refused(project, tmp_path) -> None:
-    config = tmp_path / "other.py"
+def with_anchors(project, folder, settings: str) -> None:
+    """The project with other anchors of its student."""
+    config = folder / "other.py"
     base = project.params.students["lad"].config
     config.write_text(
-        f"_base_ = {base!r}\n"
-        "model = dict(bbox_head=dict(anchor_generator=dict(octave_base_scale=4)))\n"
+        f"_base_ = {base!r}\nmodel = dict(bbox_head=dict(anchor_generator=dict({settings})))\n"
     )
     project.change(students={"lad": {"config": str(config), "method": "lad"}})
-    with pytest.raises(UserError, match=r"priors.scale: expected 4.0, found 8.0"):
+
+
+@pytest.mark.parametrize(
+    ("settings", "found"),
+    [
+        ("strides=[8, 16, 32, 64, 96]", "'strides': [8, 16, 32, 64, 96], 'centre': [0.0, 0.0]"),
+        ("center_offset=0.5", "'strides': [8, 16, 32, 64, 128], 'centre': [0.5, 0.5]"),
+    ],
+    ids=["strides", "centre"],
+)
+def test_other_priors_are_refused(project, tmp_path, settings: str, found: str) -> None:
+    with_anchors(project, tmp_path, settings)
+    with pytest.raises(UserError) as error:
         project.train("lad")
+    assert str(error.value).startswith(
+        f"the student lad can't learn of this teacher: its PAAHead has the priors {{{found}}}, the "
+        "teacher's PAAHead {'strides': [8, 16, 32, 64, 128], 'centre': [0.0, 0.0]}; take "
+    )
+
+
+def test_anchors_of_another_size_are_the_same_priors(project, tmp_path) -> None:
+    """Where a cell has one, a label says of a place what is learnt there."""
+    with_anchors(project, tmp_path, "octave_base_scale=4")
+    assert project.change(training={"epochs": 1}).train("lad")["steps"] > 0
 
 
 def test_no_store(project) -> None:

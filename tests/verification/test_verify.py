@@ -168,9 +168,10 @@ def some_view(project) -> int:
     """A view with positives and kept boxes, of an image whose first object is a crowd."""
     store = LabelStore(project.paths.labels)
     for view, image_id in enumerate(store.layout.table["image_id"]):
-        max_iou = store.soft(view).max_iou
-        if image_id % 4 == 0 and store.assigned(view).max() > 0 and max_iou.any():
-            assert max_iou[0] == 0
+        soft = store.soft(view)
+        if image_id % 4 == 0 and store.assigned(view).max() > 0 and soft.max_iou.any():
+            assert soft.max_iou[0] == 0
+            assert not soft.distances[0].any()
             return view
     raise AssertionError("no such view")
 
@@ -187,15 +188,15 @@ def set_to(place, value):
     [
         ("assigned_gt", set_to(5, 99), "object 99 of an image with"),
         ("assigned_gt", set_to(5, 0), "object 0 is a crowd"),
-        ("assigned_gt", set_to(5, -2), "it was never written"),
+        ("assigned_gt", set_to(5, -3), "it was never written"),
         ("cls_scores", set_to((3, 2), 255), "code 255, expected <= 63"),
         ("tail_mean", set_to(1, np.nan), "no means of probabilities"),
         ("tail_mean", set_to(1, -0.5), "no means of probabilities"),
         ("tail_scale", set_to(3, 20), "codes outside 96 to 160"),
-        ("overlap", set_to(0, 13), "values between 0 and min_iou"),
-        ("iou", set_to(0, 128), "not 0 where the overlap is 0"),
-        ("boxes", set_to((0, 1), -128), "codes under -127"),
-        ("boxes", set_to((0, 1), 3), "not 0 where the overlap is 0"),
+        ("max_iou", set_to(0, 13), "values between 0 and min_iou"),
+        ("quality", set_to(0, 128), "not 0 where max_iou is 0"),
+        ("distances", set_to((0, 1), -128), "codes under -127"),
+        ("distances", set_to((0, 1), 3), "a box where max_iou is 0 and no class has min_score"),
     ],
 )
 def test_values_that_no_teacher_pass_writes(project, array: str, change, what: str) -> None:
@@ -223,9 +224,9 @@ def test_what_the_teacher_does_not_say(project) -> None:
         "cls_scores": lower_the_best_code,
         "tail_mean": set_to(2, 0.004),
         "tail_scale": set_to(5, 150),
-        "boxes": lower_what_is_kept,
-        "overlap": lower_what_is_kept,
-        "iou": lower_what_is_kept,
+        "distances": lower_what_is_kept,
+        "max_iou": lower_what_is_kept,
+        "quality": lower_what_is_kept,
     }
     view = some_view(project)
     places = [edit(project, array, view, change) for array, change in changes.items()]

@@ -30,7 +30,7 @@ from tests.conftest import ROOT
 from tests.students.test_same_labels import dataset_of, mmdets_views, student_batch
 from tests.teacher_pass.test_fingerprint import refused_fields
 
-METHODS = ("paa", "lad", "soft", "solad")
+METHODS = ("own", "lad", "soft", "solad")
 
 
 def plan_of(**settings: Any):
