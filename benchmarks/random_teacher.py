@@ -10,7 +10,7 @@ size over prior size, and the offset of centres in half-sides of the object.
   frequent, most are rare.
 - Boxes: the IoU of a decoded box with the prior's object falls with the offset and with a size
   that does not fit the prior's; the box is the object's, shifted and jittered to that IoU. Of
-  priors without an object near, it is smaller than the prior.
+  priors without an object near, it is smaller than the prior, each side jittered.
 - Probabilities: a log-normal background with median 9e-4 (by class, by smooth fields of each
   class and of all classes together, and by noise), and peaks on the priors of an object for its
   class and for two that it is confused with; each object has a difficulty of its own.
@@ -142,6 +142,7 @@ class RandomTeacher(Teacher):
         shifted += 0.03 * size.repeat(1, 2) * self._normal(len(boxes), 4)
         centres = priors.centres.repeat(1, 2)
         own = centres + 0.3 * (priors.boxes - centres)
+        own += 0.35 * priors.strides[:, None] * self._normal(len(boxes), 4)
         chosen = torch.where(iou[:, None] > 0.08, shifted, own)
         # Jitter must not turn a small box inside out.
         chosen[:, 2:] = torch.maximum(chosen[:, 2:], chosen[:, :2] + 1)

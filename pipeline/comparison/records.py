@@ -34,7 +34,7 @@ class Model:
         name: as in `Paths.model`.
         method: of a student, or how two networks learnt together.
         labels: `cached`, `online`, `own` for one that learns alone, or `shared` in co-learning.
-        assigner: `batched` or `mmdet`: what fits mixtures in the step, for labels that are not
+        assigner: `batched` or `mmdet`: whose code assigns in the step, for labels that are not
             cached.
         config: the mmdet config file.
         metrics: by name; None where there is no object to measure.
@@ -99,12 +99,12 @@ def read_teacher(paths: Paths) -> Model:
         UserError: its record or its metrics are missing.
     """
     file = paths.teacher / "training.json"
-    content = _read(file, "lad teacher", ["config"])
+    content = _read(file, "lad teacher", ["assigner", "config"])
     run = None
     if "checkpoint" not in content:
         run = _pick(Run, _read(file, "lad teacher", _names(Run)))
     metrics = _read_metrics("teacher", paths)
-    return Model("teacher", "own", "own", "batched", content["config"], metrics, run)
+    return Model("teacher", "own", "own", content["assigner"], content["config"], metrics, run)
 
 
 def _read_metrics(name: str, paths: Paths) -> dict[str, float | None]:

@@ -102,6 +102,8 @@ class HeadFamily:
     """Names of mmdet's classes."""
     quality: ClassVar[str | None] = None
     """What heads of the family predict of a prior beside classes and box: `iou` or `centerness`."""
+    rule: ClassVar[str] = "mmdet"
+    """Whose code assigns in the step of a student that learns alone, or of a teacher in memory."""
     assigns_whole_grid: ClassVar[bool] = False
     """Whether mmdet has it assign all priors of a batch's grid, those outside a view's own, too."""
 

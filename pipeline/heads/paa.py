@@ -27,6 +27,7 @@ class PAA(HeadFamily):
 
     heads = ("PAAHead", "LADHead", "ObjectnessPAAHead", "ObjectnessLADHead", "BatchedPAAHead")
     quality = "iou"
+    rule = "batched"
 
     @classmethod
     def quality_of(cls, config: ConfigDict) -> str | None:

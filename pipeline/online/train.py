@@ -47,6 +47,7 @@ def train_online_student(
     """
     split = load_split(paths, "train")
     model = load_model_config(student.config, num_classes=len(split.classes))
+    teacher, teacher_model = load_teacher(paths, split)
     run = TrainingRun(
         name=name,
         model=online_model(model, student, paths.teacher),
@@ -55,9 +56,9 @@ def train_online_student(
         split=split,
         folder=paths.run(name),
         code=(__name__, method_module(student.method)),
-        inputs=_check_teacher(name, model, *load_teacher(paths, split)),
+        inputs=_check_teacher(name, model, teacher, teacher_model),
     )
-    return train_and_save(run, student, model, paths)
+    return train_and_save(run, student, model, teacher.family.rule, paths)
 
 
 def online_model(model: ConfigDict, student: OnlineStudent, teacher: Path) -> ConfigDict:

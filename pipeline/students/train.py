@@ -83,11 +83,12 @@ def train_student(
         labels=labels,
         inputs=inputs,
     )
-    return train_and_save(run, student, model, paths)
+    rule = family_of_model(model, student.config).rule
+    return train_and_save(run, student, model, rule, paths)
 
 
 def train_and_save(
-    run: TrainingRun, student: Student, model: ConfigDict, paths: Paths
+    run: TrainingRun, student: Student, model: ConfigDict, rule: str, paths: Paths
 ) -> dict[str, Any]:
     """Train a student's network, and write the model folder with the record of both.
 
@@ -95,6 +96,7 @@ def train_and_save(
         run: with the config of the network as it is trained.
         student: what it is and learns.
         model: the config that is saved: a plain detector of mmdet.
+        rule: whose code assigns where labels are not cached; see `HeadFamily.rule`.
         paths: where the model folder goes.
 
     Returns:
@@ -102,7 +104,8 @@ def train_and_save(
     """
     state, cost = train(run)
     state = detector_state(state)
-    record = student_record(run.name, student, run.training) | cost
+    rule = "mmdet" if student.assigner == "mmdet" else rule
+    record = student_record(run.name, student, run.training) | {"assigner": rule} | cost
     if is_first():
         save_model(paths.model(run.name), model, state, record)
         discard_run(run.folder)
@@ -115,7 +118,6 @@ def student_record(name: str, student: Student, training: Training) -> dict[str,
         "name": name,
         "method": student.method,
         "labels": student.labels_from,
-        "assigner": student.assigner,
         "config": student.config,
         "settings": student.model_dump(mode="json", exclude={"training"})
         | {"training": training.model_dump(mode="json")},

@@ -34,12 +34,19 @@ def make_teacher(settings: TeacherSettings, views: Views, paths: Paths) -> dict[
     split = load_split(paths, "train")
     model = load_model_config(settings.config, num_classes=len(split.classes))
     family = family_of_model(model, settings.config)
+    network = build_detector(without_downloads(model))
+    family(network.bbox_head).check("the teacher")  # before it trains for hours
     folder = paths.run("teacher")
-    record: dict[str, Any] = {"name": "teacher", "method": "own", "config": settings.config}
+    record: dict[str, Any] = {
+        "name": "teacher",
+        "method": "own",
+        "assigner": family.rule,
+        "config": settings.config,
+    }
     if settings.checkpoint is not None:
         file = Path(settings.checkpoint)
         state = read_weights(file, settings.trust_checkpoint)
-        load_weights(build_detector(without_downloads(model)), state, file)
+        load_weights(network, state, file)
         record["checkpoint"] = settings.checkpoint
     else:
         state, cost = train(

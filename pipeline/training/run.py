@@ -155,6 +155,10 @@ def describe_cost(cost: dict[str, Any]) -> list[str]:
     ]
     if cost["fallbacks"]:
         lines.append(f"{cost['fallbacks']} times an object's costs allowed no mixture")
+    if cost["left_out"]:
+        lines.append(
+            f"{cost['left_out']} times a positive of the teacher was left out: see heads.md"
+        )
     return lines
 
 
@@ -169,7 +173,6 @@ def _wrapper() -> dict[str, Any]:
 def _cost(runner: Runner, training: Training) -> dict[str, Any]:
     """What the training cost; the counts go through checkpoints, so a resumed run has all."""
     seconds, _ = runner.message_hub.get_scalar("train/time").data
-    fallbacks = runner.message_hub.log_scalars.get("train/fallbacks")
     curves: dict[str, list[float]] = {"step": list(range(1, len(seconds) + 1))}
     for key, scalar in runner.message_hub.log_scalars.items():
         if "loss" in key or key.startswith("train/taught_by_"):
@@ -182,7 +185,15 @@ def _cost(runner: Runner, training: Training) -> dict[str, Any]:
         "images": len(runner.train_dataloader.dataset.image_ids()),
         "seconds_per_step": float(np.median(seconds)),
         "total_seconds": float(np.sum(seconds)),
-        # Objects whose costs in a step allowed no mixture: see `Positives`.
-        "fallbacks": int(fallbacks.data[0].sum()) if fallbacks else 0,
+        # Objects whose costs in a step allowed no mixture, and a teacher's positives that the head
+        # can't learn.
+        "fallbacks": _total(runner, "fallbacks"),
+        "left_out": _total(runner, "left_out"),
         "curves": curves,
     }
+
+
+def _total(runner: Runner, count: str) -> int:
+    """What a training's steps have counted, in all; 0 for what they don't count."""
+    logged = runner.message_hub.log_scalars.get(f"train/{count}")
+    return int(logged.data[0].sum()) if logged else 0

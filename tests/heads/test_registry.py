@@ -1,12 +1,15 @@
 """Which heads are known, and what is said of others."""
 
+from pathlib import Path
+
 import pytest
 from mmengine.config import Config
 
 from pipeline.detector.build import load_model_config
 from pipeline.heads.family import known_heads
 from pipeline.project.errors import UserError
-from tests.heads.zoo import CONFIGS, FILES
+from tests.conftest import Project
+from tests.heads.zoo import CONFIGS, FILES, zoo_model
 
 UNKNOWN = {
     "fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py": "FCOSHead: it decides within its loss",
@@ -39,3 +42,13 @@ def test_a_config_without_model_is_refused(tmp_path) -> None:
     Config(dict(x=1)).dump(file)
     with pytest.raises(UserError, match="it has no model"):
         load_model_config(file)
+
+
+def test_a_ddod_is_refused_as_a_teacher_before_it_trains(checked: Project, tmp_path: Path) -> None:
+    project = checked.copy(tmp_path / "project")
+    file = tmp_path / "ddod.py"
+    Config(dict(model=zoo_model("DDOD"))).dump(file)
+    project.change(teacher={"config": str(file)})
+    with pytest.raises(UserError, match="it makes two assignments"):
+        project.make_teacher()
+    assert not project.paths.teacher.exists()

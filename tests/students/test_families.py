@@ -36,7 +36,7 @@ QUALITY = {"PAA": "iou", "DDOD": "iou", "ATSS": "centerness"}
 def teacher(request: pytest.FixtureRequest, checked: Project, tmp_path_factory) -> tuple:
     project = checked.copy(tmp_path_factory.mktemp(request.param))
     project.change(
-        views={"scales": [[96, 72]], "flips": ["none", "horizontal"]},
+        views={"scales": [[128, 96]], "flips": ["none", "horizontal"]},
         labels={"min_score": 1e-6},  # boxes everywhere, as a teacher in memory has them
     )
     write_teacher(project, request.param)

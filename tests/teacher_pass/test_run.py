@@ -462,7 +462,7 @@ class Evil:
         ("model = (", "can't be read"),
         (None, "does not exist"),
     ],
-    ids="no head, no assigner, unknown, two stages, queries, no model, broken, missing".split(", "),
+    ids=["head", "assigner", "family", "stages", "queries", "model", "broken", "missing"],
 )
 def test_configs_that_do_not_work(project, text: str | None, message: str) -> None:
     file = project.folder / "config.py"
