@@ -21,6 +21,7 @@ from pipeline.data.ground_truth import BACKGROUND, IGNORED, GroundTruth
 from pipeline.heads.batch_grid import BatchGrid
 from pipeline.heads.replay import ASSIGNED, RecordingAssigner, ReplayingAssigner
 from pipeline.project.errors import UserError
+from pipeline.project.transfer import send
 from pipeline.views.priors import PriorGrid, Priors
 
 Outputs = Sequence[Sequence[Tensor]]
@@ -80,7 +81,7 @@ class Positives:
             first.append(first[-1] + len(one))
         if not sum(map(len, values)):
             return values[0].new_zeros(0, *values[0].shape[1:])
-        offsets = self.gt_inds.new_tensor(first)
+        (offsets,) = send([torch.tensor(first)], self.grid.device)
         return torch.cat(list(values))[self.gt_inds + offsets[self.views]]
 
 

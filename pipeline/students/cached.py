@@ -6,7 +6,7 @@ from typing import Any
 from mmengine.config import ConfigDict
 
 from pipeline.detector.build import build_detector, without_downloads
-from pipeline.heads.family import HeadFamily
+from pipeline.heads.family import HeadFamily, find_family
 from pipeline.heads.registry import family_of, family_of_model
 from pipeline.loading.transforms import LabelTransforms
 from pipeline.project.errors import UserError
@@ -77,7 +77,7 @@ def _distillation(
     settings = dict(method.distillation)
     if "soft_quality" not in settings:
         return settings
-    own, theirs = quality_of(model), quality_of(teacher)
+    own, theirs = _quality_of(model), _quality_of(teacher)
     if own == theirs and own is not None:
         return settings
     if own and method.assignment is None:
@@ -93,11 +93,11 @@ def _distillation(
 _QUALITY = {"iou": "the IoU", "centerness": "a centerness"}
 
 
-def quality_of(model: ConfigDict) -> str | None:
+def _quality_of(model: ConfigDict) -> str | None:
     """What the head of a model config predicts beside classes and boxes."""
-    head = model.bbox_head
-    family = family_of_model(model, "of the teacher")
-    return family.quality_of(head)
+    family = find_family(model.bbox_head.type)
+    assert family, model.bbox_head.type
+    return family.quality_of(model.bbox_head)
 
 
 def student_labels(student: Student, store: LabelStore) -> LabelTransforms:

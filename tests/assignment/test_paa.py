@@ -11,13 +11,12 @@ from mmengine.structures import InstanceData
 
 from pipeline.assignment.iou import max_iou, prior_ious
 from pipeline.assignment.paa import (
-    BACKGROUND,
     find_candidates,
     place_in_group,
     select_positives,
     sort_by_group,
 )
-from pipeline.data.ground_truth import GroundTruth
+from pipeline.data.ground_truth import BACKGROUND, GroundTruth
 from pipeline.views.priors import PriorGrid
 from tests.conftest import DEVICES
 

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import pytest
 from mmdet.models.dense_heads import AnchorHead
 from mmdet.registry import MODELS
 from mmengine.config import Config
@@ -36,9 +35,7 @@ MODEL = dict(
         type="ToyHead",
         num_classes=10,
         in_channels=16,
-        anchor_generator=dict(
-            type="AnchorGenerator", ratios=[1.0], scales=[3], strides=[16, 32]
-        ),
+        anchor_generator=dict(type="AnchorGenerator", ratios=[1.0], scales=[3], strides=[16, 32]),
         bbox_coder=dict(type="DeltaXYWHBBoxCoder"),
         loss_cls=dict(type="FocalLoss", use_sigmoid=True),
         loss_bbox=dict(type="L1Loss"),
@@ -88,5 +85,3 @@ def test_a_new_family_goes_from_data_to_students(checked: Project, tmp_path: Pat
         assert record["steps"] == 3
     metrics = evaluate("lad", project.params.evaluation, project.paths)
     assert 0 <= metrics["AP"] <= 1
-
-

@@ -37,8 +37,14 @@ def zoo_model(family: str, num_classes: int = 10) -> ConfigDict:
         model.backbone.update(deepen_factor=0.167, widen_factor=0.125, init_cfg=None)
         model.neck.update(in_channels=[32, 64, 128], out_channels=32, num_csp_blocks=1)
         model.bbox_head.update(in_channels=32, feat_channels=32)
-        # A view of any size, and none that changes when its labels are there.
-        model.data_preprocessor.update(pad_size_divisor=32, batch_augments=None)
+        # Views of any size, none that changes when its labels are there, and the same pixels for
+        # both heads, as a student with its teacher in memory wants.
+        model.data_preprocessor = dict(
+            type="DetDataPreprocessor",
+            mean=[103.0, 116.0, 123.0],
+            std=[57.0, 57.0, 58.0],
+            pad_size_divisor=32,
+        )
     else:
         model.backbone.update(depth=18, base_channels=8, init_cfg=None, frozen_stages=-1)
         model.backbone.norm_eval = False

@@ -276,12 +276,16 @@ def test_fractions():
 
 
 def test_settings_of_a_store():
-    labels = Labels(scores=coding_of(0.3, 15, 4), min_iou=0.2)
+    labels = Labels(scores=coding_of(0.3, 15, 4), min_iou=0.2, min_score=0.4)
     settings = labels.soft_settings()
-    assert settings == SoftSettings(scores=coding_of(0.3, 15, 4), min_iou=0.2)
+    assert settings == SoftSettings(scores=coding_of(0.3, 15, 4), min_iou=0.2, min_score=0.4)
     # What a fingerprint keeps of them.
-    plain = {"scores": {"cut": 0.3, "levels": 15, "power": 4.0}, "min_iou": 0.2}
+    scores = {"cut": 0.3, "levels": 15, "power": 4.0}
+    plain = {"scores": scores, "min_iou": 0.2, "min_score": 0.4}
     assert settings.model_dump() == plain
     assert SoftSettings.model_validate(plain) == settings
-    assert Labels().soft_settings() == SoftSettings(scores=Coding(), min_iou=Labels().min_iou)
+    usual = Labels()
+    assert usual.soft_settings() == SoftSettings(
+        scores=Coding(), min_iou=usual.min_iou, min_score=usual.min_score
+    )
     assert Labels(soft=False).soft_settings() is None

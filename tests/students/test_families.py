@@ -1,6 +1,8 @@
 """Every student learns of every teacher with its priors, by every method; others are refused."""
 
+import copy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,7 +42,7 @@ def teacher(request: pytest.FixtureRequest, checked: Project, tmp_path_factory) 
         labels={"min_score": 1e-6},  # boxes everywhere, as a teacher in memory has them
     )
     write_teacher(project, request.param)
-    return request.param, project
+    return request.param, project, Batches(project)
 
 
 def config_file(family: str, folder: Path) -> str:
@@ -49,15 +51,31 @@ def config_file(family: str, folder: Path) -> str:
     return str(file)
 
 
-def step(
-    project: Project, network: ConfigDict, labels: LabelTransforms, views: list[int]
-) -> dict[str, float]:
-    """What a training step on some views says, after it has found gradients everywhere."""
-    torch.manual_seed(0)
-    student = MODELS.build(network).train()
-    split = load_split(project.paths, "train")
-    dataset = view_dataset(split, view_plan(project.params.views), labels)
-    batch = pseudo_collate([dataset[view] for view in views])
+class Batches:
+    """The batches of a project's views with a method's labels, made once for all students."""
+
+    def __init__(self, project: Project) -> None:
+        self.project = project
+        self.store = LabelStore(project.paths.labels)
+        bucket = self.store.layout.table["bucket"]
+        self.views = {
+            "of one size": np.flatnonzero(bucket == bucket[0])[:3].tolist(),
+            "of all sizes": np.unique(bucket, return_index=True)[1].tolist(),
+        }
+        self.made: dict[tuple[str, str], Any] = {}
+
+    def get(self, method: str, labels: LabelTransforms, which: str) -> Any:
+        if (method, which) not in self.made:
+            split = load_split(self.project.paths, "train")
+            dataset = view_dataset(split, view_plan(self.project.params.views), labels)
+            items = [dataset[view] for view in self.views[which]]
+            self.made[method, which] = pseudo_collate(items)
+        return copy.deepcopy(self.made[method, which])
+
+
+def step(student: Any, batch: Any) -> dict[str, float]:
+    """What a training step says, after it has found gradients everywhere."""
+    student.zero_grad()
     ready = student.data_preprocessor(batch, training=True)
     found = {
         name: torch.stack(list(value) if isinstance(value, (list, tuple)) else [value]).sum()
@@ -70,19 +88,20 @@ def step(
     return {name: float(value) for name, value in found.items()}
 
 
+def built(network: ConfigDict) -> Any:
+    torch.manual_seed(0)
+    return MODELS.build(network).train()
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_a_pair_with_the_same_priors_trains_a_step_by_every_method(
-    teacher: tuple[str, Project], name: str, tmp_path: Path
+    teacher: tuple[str, Project, Batches], name: str, tmp_path: Path
 ) -> None:
     """With the labels of a store, and with the teacher in memory: the same losses, or nearly."""
     past_the_first_epochs()
-    teacher_name, project = teacher
+    teacher_name, project, batches = teacher
     if not any({teacher_name, name} <= set(grid) for grid in GRIDS):
         pytest.skip("other priors: see the test of what is refused")
-    store = LabelStore(project.paths.labels)
-    bucket = store.layout.table["bucket"]
-    of_one_size = np.flatnonzero(bucket == bucket[0])[:3].tolist()
-    of_all_sizes = np.unique(bucket, return_index=True)[1].tolist()
     model, file = zoo_model(name), config_file(name, tmp_path)
     for method, settings in METHODS.items():
         student = Student(config=file, **settings)
@@ -90,18 +109,19 @@ def test_a_pair_with_the_same_priors_trains_a_step_by_every_method(
         quality = QUALITY.get(name)
         if method == "soft" and quality and quality != QUALITY.get(teacher_name):
             for refused in (
-                lambda s=student: cached_model(model, s, store),
+                lambda s=student: cached_model(model, s, batches.store),
                 lambda s=online: online_model(model, s, project.paths.teacher),
             ):
                 with pytest.raises(UserError, match="take the method solad, bckd or lad") as error:
                     refused()
                 assert "\n" not in str(error.value)
             continue
-        network, labels = cached_model(model, student, store), student_labels(student, store)
-        step(project, network, labels, of_all_sizes)
-        cached = step(project, network, labels, of_one_size)
-        network = online_model(model, online, project.paths.teacher)
-        live = step(project, network, NO_LABELS, of_one_size)
+        learner = built(cached_model(model, student, batches.store))
+        labels = student_labels(student, batches.store)
+        cached = step(learner, batches.get(method, labels, "of one size"))
+        step(learner, batches.get(method, labels, "of all sizes"))
+        asking = built(online_model(model, online, project.paths.teacher))
+        live = step(asking, batches.get("online", NO_LABELS, "of one size"))
         assert live.keys() - cached.keys() <= {"fallbacks"}
         for loss, value in cached.items():
             coded = "soft" in loss or "kd" in loss
@@ -110,9 +130,9 @@ def test_a_pair_with_the_same_priors_trains_a_step_by_every_method(
 
 
 def test_other_priors_are_refused_with_one_line(
-    teacher: tuple[str, Project], tmp_path: Path
+    teacher: tuple[str, Project, Batches], tmp_path: Path
 ) -> None:
-    teacher_name, project = teacher
+    teacher_name, project, _ = teacher
     for name in ("GFL", "RTMDet", "RetinaNet"):
         if any({teacher_name, name} <= set(grid) for grid in GRIDS):
             continue

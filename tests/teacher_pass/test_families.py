@@ -61,7 +61,9 @@ def test_every_assignment_is_what_mmdets_assigner_says_of_the_view_alone(taught:
         expected = (
             lookup[said[0].gt_inds.numpy() + 1]
             if said
-            else np.full(len(store.assigned(view)), BACKGROUND)  # YOLOX does not ask without objects
+            else np.full(
+                len(store.assigned(view)), BACKGROUND
+            )  # YOLOX does not ask without objects
         )
         assert np.array_equal(store.assigned(view), expected), store.place("assigned_gt", view)
         learnt += (expected >= 0).sum()

@@ -194,7 +194,7 @@ def test_a_bucket_may_have_a_batch_size_of_its_own(project, labelled, monkeypatc
     sizes: dict[str, set[int]] = {}
 
     def noted(teacher, views, soft):
-        sizes.setdefault("{}x{}".format(*views.padded), set()).add(len(views.truth.boxes))
+        sizes.setdefault("{}x{}".format(*views.grid.padded), set()).add(len(views.truth.boxes))
         return label_rows(teacher, views, soft)
 
     monkeypatch.setattr(pipeline.teacher_pass.shard_labeller, "label_rows", noted)
@@ -346,7 +346,7 @@ def test_a_row_that_was_never_written_is_an_error(project) -> None:
 def test_an_unknown_format_version_is_refused(project) -> None:
     group = zarr.open_group(project.paths.labels, mode="r+")
     group.attrs["format_version"] = 99
-    with pytest.raises(UserError, match="has format version 99, expected 3"):
+    with pytest.raises(UserError, match="has format version 99, expected 4"):
         LabelStore(project.paths.labels)
 
 
@@ -375,7 +375,7 @@ def test_damage_behind_a_url_is_an_error_that_names_the_view(labelled) -> None:
     view = int(np.flatnonzero(LabelStore(url).layout.table["bucket"] == 0)[0])
     with pytest.raises(UserError, match=f"{url} is damaged: assigned_gt of view . of image"):
         LabelStore(url).assigned(view)
-    memory.pipe(f"{row}/zarr.json", memory.cat(f"{row}/zarr.json").replace(b"-2", b"-1"))
+    memory.pipe(f"{row}/zarr.json", memory.cat(f"{row}/zarr.json").replace(b"-3", b"-1"))
     with pytest.raises(UserError, match=f"not what was written: buckets/{bucket}/assigned_gt"):
         LabelStore(url)
 
