@@ -54,6 +54,7 @@ def training(name: str, method: str, own: dict | None = None, **changes: object)
         student_record(name, student, Training(**own or {}))
         | {
             "method": method,
+            "assigner": "batched",
             "parameters": 1_234_567,
             "epochs": 8,
             "steps": 104,
@@ -72,6 +73,7 @@ def paths(tmp_path: Path) -> Paths:
     """Results of a teacher, a student that learns alone (`plain`) and a LAD student (`cached`)."""
     paths = Paths(tmp_path / "out")
     teacher = training("teacher", "own", config="configs/big.py", parameters=30_000_000)
+    teacher["assigner"] = "mmdet"
     save(paths.model("teacher") / "training.json", teacher)
     save(paths.model("plain") / "training.json", training("plain", "own"))
     cached = training("cached", "lad", seconds_per_step=0.4, total_seconds=59.94)
@@ -154,7 +156,7 @@ def test_table(paths: Paths):
         "| name | method | labels | config | parameters (M) | AP | AP50 | AP75 | s/step "
         "| total time |",
         "|---|---|---|---|--:|--:|--:|--:|--:|--:|",
-        "| teacher | own | own (batched) | big | 30.00 "
+        "| teacher | own | own (mmdet) | big | 30.00 "
         "| 0.412 | 0.600 | 0.450 | 0.500 | 1 h 01 min |",
         "| plain | own | own (batched) | small | 1.23 "
         "| 0.412 | 0.600 | 0.450 | 0.500 | 1 h 01 min |",
@@ -195,8 +197,8 @@ def test_undefined_metric_is_a_dash(paths: Paths):
 
 
 def test_teacher_with_own_checkpoint(paths: Paths):
-    own = {"name": "teacher", "method": "own", "config": "configs/big.py", "checkpoint": "mine.pth"}
-    save(paths.model("teacher") / "training.json", own)
+    own = {"name": "teacher", "method": "own", "assigner": "batched", "config": "configs/big.py"}
+    save(paths.model("teacher") / "training.json", own | {"checkpoint": "mine.pth"})
     table = write_comparison(["cached"], paths)
     assert "| teacher | own | - | big | - | 0.412 | 0.600 | 0.450 | - | - |" in table
     row = json.loads((paths.compare / "table.json").read_text())["models"][0]

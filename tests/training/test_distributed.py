@@ -32,7 +32,8 @@ class LogViews(Hook):
             print(runner.epoch, *views, file=log)
 
     def after_train(self, runner):
-        torch.save(runner.model.module.state_dict(), f"{folder}/state_{os.environ['RANK']}.pth")
+        detector = runner.model.module.detector
+        torch.save(detector.state_dict(), f"{folder}/state_{os.environ['RANK']}.pth")
 
 runner = pipeline.training.run.Runner
 pipeline.training.run.Runner = lambda **kw: runner(
