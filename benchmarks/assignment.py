@@ -18,8 +18,8 @@ from benchmarks.random_teacher import (
     random_objects,
 )
 from pipeline.heads.batch_grid import BatchGrid, ground_truth
-from pipeline.heads.family import Assignment
 from pipeline.heads.paa_costs import HeadOutputs
+from pipeline.heads.positives import Assignment
 
 OBJECTS = 7
 """Of a view of COCO."""

@@ -22,11 +22,12 @@ from pipeline.detector.build import build_detector, preprocessing, without_waits
 from pipeline.detector.model_folder import load_weights, read_weights
 from pipeline.heads.batch_grid import BatchGrid
 from pipeline.heads.batched_paa import BatchAssignment, assign_by_costs, batch_candidates
-from pipeline.heads.family import find_family, read_grid
+from pipeline.heads.family import find_family
 from pipeline.heads.lad import ObjectnessLADHead
 from pipeline.heads.logged import counted
 from pipeline.heads.paa import PAA
 from pipeline.heads.paa_costs import HeadOutputs, candidate_costs, check_rule
+from pipeline.heads.prior_grid import read_grid
 from pipeline.project.errors import UserError
 
 

@@ -5,7 +5,8 @@ from mmdet.models.task_modules import AssignResult
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from pipeline.heads.family import HeadFamily, Positives, register
+from pipeline.heads.family import HeadFamily, register
+from pipeline.heads.positives import Positives
 
 
 class AssignedByATSS(HeadFamily):

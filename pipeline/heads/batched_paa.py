@@ -16,10 +16,10 @@ from torch import Tensor
 
 from pipeline.assignment.paa import Candidates, list_candidates, select_positives
 from pipeline.heads.batch_grid import BatchGrid, ground_truth
-from pipeline.heads.family import read_grid
 from pipeline.heads.lad import ObjectnessLADHead
 from pipeline.heads.logged import counted
 from pipeline.heads.paa_costs import HeadOutputs, LabelAssignment, candidate_costs, check_rule
+from pipeline.heads.prior_grid import read_grid
 
 SMALLEST_WEIGHT = 1e-12
 """Of a positive's box loss: mmdet's EPS."""

@@ -5,12 +5,11 @@ Boxes are xyxy in pixels of the view.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
-from mmdet.models.task_modules import AnchorGenerator, AssignResult, MlvlPointGenerator
+from mmdet.models.task_modules import AssignResult
 from mmdet.models.utils import unpack_gt_instances
 from mmdet.structures import SampleList
 from mmengine.config import ConfigDict
@@ -19,70 +18,14 @@ from torch import Tensor, nn
 
 from pipeline.data.ground_truth import BACKGROUND, IGNORED, GroundTruth
 from pipeline.heads.batch_grid import BatchGrid
+from pipeline.heads.positives import Assignment, Positives
+from pipeline.heads.prior_grid import read_grid
 from pipeline.heads.replay import ASSIGNED, RecordingAssigner, ReplayingAssigner
 from pipeline.project.errors import UserError
-from pipeline.project.transfer import send
 from pipeline.views.priors import PriorGrid, Priors
 
 Outputs = Sequence[Sequence[Tensor]]
 """What a head's `forward` returns: for each kind of map one a level, (B, channels, H, W)."""
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """What a head decides of a batch.
-
-    Attributes:
-        assigned_gt_inds: (B, P) int64, for each prior the index of its object among all of its
-            view, or `BACKGROUND`, or `IGNORED`.
-        fallbacks: how many objects had costs that allow no mixture; PAA's alone can be more than 0.
-    """
-
-    assigned_gt_inds: Tensor
-    fallbacks: int = 0
-
-
-@dataclass(frozen=True, eq=False)
-class Positives:
-    """What the priors of a batch learn; those that are not listed are background.
-
-    Attributes:
-        grid: of the batch.
-        pos_inds: (K,) int64 where the positives lie among the B * P.
-        gt_inds: (K,) int64 the object of each, an index into its view's `gt_instances`.
-        ignored: (I,) int64 where the priors lie that learn nothing.
-        left_out: how many positives of the teacher are among the ignored, as this head can't learn
-            them.
-    """
-
-    grid: BatchGrid
-    pos_inds: Tensor
-    gt_inds: Tensor
-    ignored: Tensor
-    left_out: Tensor | int = 0
-
-    @property
-    def views(self) -> Tensor:
-        """(K,) int64 the view of each positive."""
-        return self.pos_inds // self.grid.count
-
-    def by_view(self) -> Tensor:
-        """(B, P) int64 as mmdet has it: -1 is ignored, 0 background, k the object k - 1."""
-        grid = self.grid
-        flat = torch.zeros(len(grid.own) * grid.count, dtype=torch.int64, device=grid.device)
-        flat[self.pos_inds] = self.gt_inds + 1
-        flat[self.ignored] = -1
-        return flat.view(len(grid.own), -1)
-
-    def of_objects(self, values: Sequence[Tensor]) -> Tensor:
-        """What each positive learns, (K, ...), of what there is for the objects of each view."""
-        first = [0]
-        for one in values[:-1]:
-            first.append(first[-1] + len(one))
-        if not sum(map(len, values)):
-            return values[0].new_zeros(0, *values[0].shape[1:])
-        (offsets,) = send([torch.tensor(first)], self.grid.device)
-        return torch.cat(list(values))[self.gt_inds + offsets[self.views]]
 
 
 class HeadFamily:
@@ -94,9 +37,6 @@ class HeadFamily:
 
     Args:
         head: of a network that mmdet has built.
-
-    Raises:
-        UserError: its priors differ from level to level.
     """
 
     heads: ClassVar[tuple[str, ...]]
@@ -113,7 +53,7 @@ class HeadFamily:
 
     @cached_property
     def grid(self) -> PriorGrid:
-        """The priors of the head."""
+        """The priors of the head; a `UserError` where they differ from cell to cell."""
         return read_grid(self.head.prior_generator)
 
     def check(self, whose: str) -> None:
@@ -313,12 +253,8 @@ class HeadFamily:
             samples: B samples, as the preprocessor leaves them.
         """
         losses = self._loss_by_feat(outputs, samples)
-        return losses, self._count_positives(outputs[0][0].device)
-
-    def _count_positives(self, device: torch.device) -> Tensor:
         results = [result for recorder in self.recorders() for result in recorder.take()]
-        counts = [(result.gt_inds > 0).sum() for result in results]
-        return torch.stack(counts).sum() if counts else torch.zeros((), device=device)
+        return losses, sum((result.gt_inds > 0).sum() for result in results)
 
     def recorders(self) -> list[RecordingAssigner]:
         """What records the assignments of a `recording` network."""
@@ -363,32 +299,6 @@ class HeadFamily:
         instances, ignored, metas = unpack_gt_instances(samples)
         losses: dict[str, Any] = self.head.loss_by_feat(*outputs, instances, metas, ignored)
         return losses
-
-
-def read_grid(generator: Any) -> PriorGrid:
-    """The priors of mmdet's generator of anchors or points.
-
-    Raises:
-        UserError: it is another one, or its priors differ from level to level.
-    """
-    strides = tuple(int(stride[0]) for stride in generator.strides)
-    if isinstance(generator, AnchorGenerator):
-        levels = [
-            (base / stride).tolist()
-            for base, stride in zip(generator.base_anchors, strides, strict=True)
-        ]
-    elif isinstance(generator, MlvlPointGenerator):
-        levels = [[[generator.offset] * 4] for _ in strides]
-    else:
-        raise UserError(f"unknown priors: {generator}")
-    cell = tuple(tuple(box) for box in levels[0])
-    grid = PriorGrid(strides, cell)
-    some = (3 * max(strides), 2 * max(strides))
-    theirs = torch.cat(generator.grid_priors(grid.level_shapes(some), device="cpu"))
-    ours = grid.priors(some).boxes[:, : theirs.shape[1]]
-    if ours.shape != theirs.shape or not torch.equal(ours, theirs):
-        raise UserError(f"the head's priors must be the same in every cell; found {generator}")
-    return grid
 
 
 _FAMILIES: dict[str, type[HeadFamily]] = {}

@@ -12,9 +12,10 @@ from pipeline.assignment.paa import list_candidates, select_positives
 from pipeline.data.ground_truth import BACKGROUND, GroundTruth
 from pipeline.heads.batch_grid import BatchGrid
 from pipeline.heads.batched_paa import BatchedPAAHead
-from pipeline.heads.family import Assignment, HeadFamily, Outputs, Positives, register
+from pipeline.heads.family import HeadFamily, Outputs, register
 from pipeline.heads.lad import ObjectnessLADHead
 from pipeline.heads.paa_costs import HeadOutputs, LabelAssignment, candidate_costs, check_rule
+from pipeline.heads.positives import Assignment, Positives
 from pipeline.project.errors import UserError
 
 

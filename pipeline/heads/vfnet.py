@@ -6,7 +6,8 @@ from mmdet.structures.bbox import distance2bbox
 from torch import Tensor
 
 from pipeline.heads.atss import AssignedByATSS
-from pipeline.heads.family import Outputs, read_grid, register
+from pipeline.heads.family import Outputs, register
+from pipeline.heads.prior_grid import read_grid
 from pipeline.project.errors import UserError
 from pipeline.views.priors import PriorGrid, Priors
 

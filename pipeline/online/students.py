@@ -11,7 +11,8 @@ from torch import Tensor
 from pipeline.data.ground_truth import IGNORED, GroundTruth
 from pipeline.detector.model_folder import load_model
 from pipeline.heads.batch_grid import BatchGrid, ground_truth
-from pipeline.heads.family import Outputs, Positives
+from pipeline.heads.family import Outputs
+from pipeline.heads.positives import Positives
 from pipeline.students.distillation import BatchTargets
 from pipeline.students.taught import Lesson, TaughtDetector
 from pipeline.teacher_pass.teacher import Least, SoftPredictions, Teacher

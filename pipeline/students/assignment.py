@@ -16,7 +16,7 @@ from mmdet.structures import SampleList
 from pipeline.data.coco import Objects, objects_digest
 from pipeline.data.ground_truth import BACKGROUND
 from pipeline.heads.batch_grid import BatchGrid
-from pipeline.heads.family import Positives
+from pipeline.heads.positives import Positives
 from pipeline.loading.transforms import LabelTransform
 from pipeline.project.errors import UserError
 from pipeline.project.transfer import send

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from pipeline.detector.build import build_detector, without_waits
 from pipeline.heads.batch_grid import BatchGrid
-from pipeline.heads.family import Outputs, Positives
+from pipeline.heads.family import Outputs
 from pipeline.heads.logged import counted
+from pipeline.heads.positives import Positives
 from pipeline.heads.registry import family_of
 from pipeline.store.coding import Coding
 from pipeline.students.assignment import cached_positives

@@ -15,7 +15,8 @@ from pipeline.data.dataset import CheckedSplit
 from pipeline.data.ground_truth import GroundTruth
 from pipeline.detector.model_folder import load_model
 from pipeline.heads.batch_grid import BatchGrid
-from pipeline.heads.family import Assignment, Outputs
+from pipeline.heads.family import Outputs
+from pipeline.heads.positives import Assignment
 from pipeline.project.errors import UserError
 from pipeline.project.paths import Paths
 from pipeline.project.transfer import fetch

@@ -25,7 +25,7 @@ class Labels(Section):
         0.1, ge=0, lt=1, description="boxes are stored where they overlap an object by more"
     )
     min_score: float = Field(
-        0.05, gt=0, le=1, description="and where a class has at least this probability, for bckd"
+        0.012, gt=0, le=1, description="and where a class has at least this probability, for bckd"
     )
     scores: Coding = Coding()
     batch_size: PositiveInt = 16

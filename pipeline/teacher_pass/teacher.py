@@ -15,7 +15,8 @@ from pipeline.assignment.iou import max_iou
 from pipeline.data.ground_truth import GroundTruth
 from pipeline.detector.pooling import pool_quickly
 from pipeline.heads.batch_grid import BatchGrid
-from pipeline.heads.family import Assignment, Outputs
+from pipeline.heads.family import Outputs
+from pipeline.heads.positives import Assignment
 from pipeline.heads.registry import family_of
 from pipeline.teacher_pass.settings import Labels
 
