@@ -35,7 +35,7 @@ from pipeline.project.paths import Paths
 from pipeline.store.reader import LabelStore
 from pipeline.students.cached import cached_model, student_labels
 from pipeline.students.settings import Student
-from pipeline.students.taught import CachedStudent, Lesson
+from pipeline.students.taught import CachedDetector, Lesson
 from pipeline.teacher_pass.run import fill_store
 from pipeline.training.optimiser import optim_wrapper, set_memory_format
 from pipeline.training.settings import Training
@@ -60,7 +60,7 @@ LARGE_STUDENT = CONFIGS / "paa_r18.py"
 
 
 @MODELS.register_module()
-class ConstantStudent(CachedStudent):
+class ConstantStudent(CachedDetector):
     """The limit: a student whose labels of every batch lie ready in memory."""
 
     def lesson(self, inputs: Tensor, samples: SampleList, grid: BatchGrid) -> Lesson:

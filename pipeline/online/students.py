@@ -19,7 +19,7 @@ from pipeline.teacher_pass.teacher import Least, SoftPredictions, Teacher
 
 
 @MODELS.register_module()
-class OnlineStudent(TaughtDetector):
+class OnlineDetector(TaughtDetector):
     """A detector that learns what its teacher says in each step.
 
     The teacher is no part of the student: not of its weights, checkpoints or training mode.

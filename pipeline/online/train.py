@@ -13,7 +13,7 @@ from pipeline.heads.family import find_family
 from pipeline.heads.lad import ObjectnessLADHead
 from pipeline.heads.paa import PAA
 from pipeline.online.settings import OnlineStudent
-from pipeline.online.students import OnlineStudent as TeacherInMemory
+from pipeline.online.students import OnlineDetector
 from pipeline.project.errors import UserError
 from pipeline.project.paths import Paths
 from pipeline.students.cached import family_of_config, require_priors, taught_settings
@@ -76,7 +76,7 @@ def online_model(model: ConfigDict, student: OnlineStudent, teacher: Path) -> Co
     if student.assigner == "mmdet":
         return _mmdet_lad(copy.deepcopy(model), theirs, teacher / WEIGHTS)
     return ConfigDict(
-        type=TeacherInMemory.__name__,
+        type=OnlineDetector.__name__,
         teacher=str(teacher),
         min_iou=method_of(student).min_iou,
         **taught_settings(model, theirs, student),

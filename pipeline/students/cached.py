@@ -16,7 +16,7 @@ from pipeline.students.assignment import ASSIGNED, AttachAssignment, CheckObject
 from pipeline.students.method import Method, method_of
 from pipeline.students.settings import Student
 from pipeline.students.soft_scores import AttachSoftScores
-from pipeline.students.taught import CachedStudent
+from pipeline.students.taught import CachedDetector
 from pipeline.views.priors import PriorGrid
 
 
@@ -35,7 +35,7 @@ def cached_model(model: ConfigDict, student: Student, store: LabelStore) -> Conf
     teacher = ConfigDict(store.fingerprint["teacher"]["model"])
     taught = taught_settings(model, teacher, student)
     coding = store.coding if method.distillation else None
-    return ConfigDict(type=CachedStudent.__name__, coding=coding, **taught)
+    return ConfigDict(type=CachedDetector.__name__, coding=coding, **taught)
 
 
 def taught_settings(model: ConfigDict, teacher: ConfigDict, student: Student) -> dict[str, Any]:

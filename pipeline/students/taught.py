@@ -120,7 +120,7 @@ class TaughtDetector(BaseModel):
 
 
 @MODELS.register_module()
-class CachedStudent(TaughtDetector):
+class CachedDetector(TaughtDetector):
     """A detector that learns what its samples carry of a label store.
 
     Args:

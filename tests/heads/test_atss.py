@@ -7,7 +7,7 @@ from mmengine.structures import InstanceData
 
 from pipeline.heads.registry import family_of_model
 from pipeline.students.assignment import ASSIGNED, CachedPositives
-from pipeline.students.taught import CachedStudent
+from pipeline.students.taught import CachedDetector
 from tests.heads.zoo import zoo_model
 
 
@@ -15,7 +15,7 @@ def loss_of(priors: list[int], learn: list[int]) -> dict[str, torch.Tensor]:
     """The losses of an ATSS that learns an object of 40 pixels at (60, 60)."""
     torch.manual_seed(0)
     model = zoo_model("ATSS")
-    network = CachedStudent(
+    network = CachedDetector(
         detector=family_of_model(model, "").replaying(model),
         assignment="teacher",
         distillation=None,

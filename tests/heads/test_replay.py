@@ -13,7 +13,7 @@ from pipeline.detector.build import build_detector
 from pipeline.heads.batch_grid import BatchGrid
 from pipeline.heads.registry import family_of, family_of_model
 from pipeline.students.assignment import ASSIGNED, CachedPositives
-from pipeline.students.taught import CachedStudent
+from pipeline.students.taught import CachedDetector
 from tests.conftest import DEVICES
 from tests.heads.zoo import FILES, past_the_first_epochs, zoo_model
 
@@ -102,7 +102,7 @@ def test_replaying_gives_the_losses_and_gradients_of_mmdet(name: str, device: st
         carried = CachedPositives(priors, np.where(row[priors] > 0, row[priors] - 1, -2))
         sample.set_metainfo({ASSIGNED: carried})
 
-    student = CachedStudent(
+    student = CachedDetector(
         detector=family_type.replaying(ConfigDict(model.to_dict())),
         assignment="teacher",
         distillation=None,
