@@ -2,6 +2,7 @@
 
 import torch
 from mmdet.models.task_modules import AssignResult
+from mmdet.structures import SampleList
 from mmengine.structures import InstanceData
 from torch import Tensor
 
@@ -28,8 +29,9 @@ class ATSS(AssignedByATSS):
     heads = ("ATSSHead",)
     quality = "centerness"
 
-    def learnable(self, positives: Positives, boxes: Tensor) -> Tensor:
+    def learnable(self, positives: Positives, samples: SampleList) -> Tensor:
         """Centerness exists inside a box alone; PAA's positives may lie outside."""
+        boxes = positives.of_objects([sample.gt_instances.bboxes for sample in samples])
         grid = positives.grid
         centres = grid.priors.centres[positives.pos_inds % grid.count]
         sides = torch.cat([centres - boxes[:, :2], boxes[:, 2:] - centres], 1)

@@ -260,12 +260,12 @@ class HeadFamily:
         """What records the assignments of a `recording` network."""
         return [self.head.assigner]
 
-    def learnable(self, positives: Positives, boxes: Tensor) -> Tensor | None:
+    def learnable(self, positives: Positives, samples: SampleList) -> Tensor | None:
         """Which positives the head can learn, (K,) bool; None for all.
 
         Args:
             positives: of a batch.
-            boxes: (K, 4) what they learn.
+            samples: B samples, as the preprocessor leaves them.
         """
         return None
 
@@ -276,8 +276,7 @@ class HeadFamily:
             positives: of a batch.
             samples: B samples, as the preprocessor leaves them.
         """
-        boxes = positives.of_objects([sample.gt_instances.bboxes for sample in samples])
-        kept = self.learnable(positives, boxes)
+        kept = self.learnable(positives, samples)
         if kept is None:
             return positives
         return Positives(
