@@ -1,9 +1,7 @@
 """DDOD (Chen et al., ACM MM 2021, arXiv 2107.02963): one assignment of classes, one of boxes."""
 
-from mmengine.config import ConfigDict
-
 from pipeline.heads.family import HeadFamily, register
-from pipeline.heads.replay import RecordingAssigner, ReplayingAssigner
+from pipeline.heads.replay import RecordingAssigner
 from pipeline.project.errors import UserError
 
 
@@ -13,6 +11,7 @@ class DDOD(HeadFamily):
 
     heads = ("DDODHead",)
     quality = "iou"
+    assigners = ("assigner", "reg_assigner")
 
     def check(self, whose: str) -> None:
         """Refuse it as a teacher; see `HeadFamily.check`."""
@@ -20,13 +19,6 @@ class DDOD(HeadFamily):
             f"{whose} can't be a DDOD: it makes two assignments of a view, one for classes and one "
             "for boxes, and a store holds one; a DDOD can be a student"
         )
-
-    @classmethod
-    def replaying(cls, model: ConfigDict) -> ConfigDict:
-        """The config of a network that learns given assignments; see `HeadFamily.replaying`."""
-        for name in ("assigner", "reg_assigner"):
-            model.train_cfg[name] = dict(type=ReplayingAssigner.__name__)
-        return model
 
     def recorders(self) -> list[RecordingAssigner]:
         """What records the assignments of a `recording` network: that of classes counts."""

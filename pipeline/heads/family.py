@@ -45,6 +45,8 @@ class HeadFamily:
     """What heads of the family predict of a prior beside classes and box: `iou` or `centerness`."""
     rule: ClassVar[str] = "mmdet"
     """Whose code assigns in the step of a student that learns alone, or of a teacher in memory."""
+    assigners: ClassVar[tuple[str, ...]] = ("assigner",)
+    """Where `train_cfg` has its assigners."""
     assigns_whole_grid: ClassVar[bool] = False
     """Whether mmdet has it assign all priors of a batch's grid, those outside a view's own, too."""
 
@@ -202,11 +204,7 @@ class HeadFamily:
 
     @classmethod
     def own(cls, model: ConfigDict) -> ConfigDict:
-        """The config of the same network, as it trains alone.
-
-        Args:
-            model: of this family; it may be changed.
-        """
+        """The config of the same network, as it trains alone; `model` may be changed."""
         return model
 
     @classmethod
@@ -216,7 +214,8 @@ class HeadFamily:
         Args:
             model: of this family; it is changed.
         """
-        model.train_cfg.assigner = dict(type=ReplayingAssigner.__name__)
+        for name in cls.assigners:
+            model.train_cfg[name] = dict(type=ReplayingAssigner.__name__)
         return model
 
     @classmethod

@@ -7,7 +7,7 @@ from pipeline.views.priors import Priors
 
 
 def with_strides(priors: Priors, offset: float = 0.0) -> Tensor:
-    """(P, 4) x, y and twice the stride of each prior, in pixels.
+    """(P, 4) x, y, stride and stride of each prior, in pixels.
 
     Args:
         priors: of a view.

@@ -7,7 +7,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 
 from pipeline.heads.family import HeadFamily, Outputs, register
-from pipeline.heads.replay import RecordingAssigner, ReplayingAssigner
+from pipeline.heads.replay import RecordingAssigner
 from pipeline.views.priors import Priors
 
 SMALLEST = 1e-6
@@ -23,6 +23,7 @@ class TOOD(HeadFamily):
     """
 
     heads = ("TOODHead",)
+    assigners = ("initial_assigner", "assigner")
 
     def class_logits(self, outputs: Outputs) -> Tensor:
         """The logits of its class probabilities, (B, P, C)."""
@@ -52,14 +53,12 @@ class TOOD(HeadFamily):
     def replaying(cls, model: ConfigDict) -> ConfigDict:
         """The config of a network that learns given assignments; see `HeadFamily.replaying`."""
         model.train_cfg.initial_epoch = 0
-        for name in ("initial_assigner", "assigner"):
-            model.train_cfg[name] = dict(type=ReplayingAssigner.__name__)
-        return model
+        return super().replaying(model)
 
     @classmethod
     def recording(cls, model: ConfigDict) -> ConfigDict:
         """The config of a network that counts the positives of its own."""
-        for name in ("initial_assigner", "assigner"):
+        for name in cls.assigners:
             own = model.train_cfg[name]
             model.train_cfg[name] = dict(type=RecordingAssigner.__name__, assigner=own)
         return model
