@@ -33,4 +33,5 @@ def _report(split: str, counts: dict[str, Any]) -> str:
     if counts["reach_outside"]:
         lines.append(f"  {counts['reach_outside']} boxes reach outside their image")
     lines += [f"  left out: {count} x {kind}" for kind, count in counts["dropped"].items()]
+    lines += [f"  note: {line}" for line in counts["notes"]]
     return "\n".join(lines)

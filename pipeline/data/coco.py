@@ -17,6 +17,8 @@ import numpy.typing as npt
 from pipeline.project.errors import UserError
 
 Record = dict[str, Any]
+SET_DATA = "set `data.source` and the split's `annotations`"
+"""What to do where an annotation file is missing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +66,7 @@ def load_images(file: Path) -> tuple[AnnotatedImage, ...]:
     A process parses a file once, however often it is asked for.
 
     Raises:
-        UserError: the file is missing or is not COCO JSON.
+        UserError: the file is missing, or not what the stage `data` writes.
     """
     found = file.stat() if file.is_file() else None
     version = found and (found.st_mtime_ns, found.st_size, found.st_ino)
@@ -74,21 +76,29 @@ def load_images(file: Path) -> tuple[AnnotatedImage, ...]:
 @lru_cache(maxsize=4)
 def _load_images(file: Path, version: tuple[int, int, int] | None) -> tuple[AnnotatedImage, ...]:
     """The images of a file that is parsed anew where its version is another."""
-    content = read_coco(file)
-    label_of = {category["id"]: i for i, category in enumerate(content["categories"])}
-    by_image: dict[int, list[Record]] = {image["id"]: [] for image in content["images"]}
-    for annotation in content["annotations"]:
-        by_image[annotation["image_id"]].append(annotation)
-    return tuple(
-        AnnotatedImage(
-            image_id=image["id"],
-            file_name=image["file_name"],
-            width=image["width"],
-            height=image["height"],
-            objects=_objects(by_image[image["id"]], label_of),
+    try:
+        content = read_coco(file, "run `lad data`")
+        label_of = {category["id"]: i for i, category in enumerate(content["categories"])}
+        by_image: dict[int, list[Record]] = {image["id"]: [] for image in content["images"]}
+        for annotation in content["annotations"]:
+            by_image[annotation["image_id"]].append(annotation)
+        return tuple(
+            AnnotatedImage(
+                image_id=image["id"],
+                file_name=image["file_name"],
+                width=image["width"],
+                height=image["height"],
+                objects=_objects(by_image[image["id"]], label_of),
+            )
+            for image in content["images"]
         )
-        for image in content["images"]
-    )
+    except UserError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{file} is not what `lad data` writes ({error!r}); run it: it checks and completes "
+            "data sets"
+        ) from None
 
 
 def objects_digest(objects: Objects) -> int:
@@ -101,17 +111,24 @@ def objects_digest(objects: Objects) -> int:
     return int.from_bytes(digest.digest(), "little")
 
 
-def read_coco(file: Path) -> dict[str, list[Record]]:
-    """The lists `images`, `annotations` and `categories` of a COCO file."""
+def read_coco(file: Path, remedy: str) -> dict[str, list[Record]]:
+    """The lists `images`, `annotations` and `categories` of a COCO file.
+
+    Args:
+        file: to read.
+        remedy: what to do where it can't be read, for the error.
+
+    Raises:
+        UserError: it is missing or is not COCO JSON.
+    """
     try:
         content = json.loads(file.read_bytes())
     except OSError as error:
         raise UserError(
-            f"can't read the annotation file {file} ({error.strerror}); "
-            "set `data.source` and the split's `annotations`"
+            f"can't read the annotation file {file} ({error.strerror}); {remedy}"
         ) from None
     except ValueError as error:
-        raise UserError(f"{file} is not valid JSON: {error}; export it again") from None
+        raise UserError(f"{file} is not valid JSON: {error}; {remedy} or export it again") from None
     if not isinstance(content, dict):
         raise UserError(
             f"{file}: expected a JSON object in COCO format, got {type(content).__name__}"

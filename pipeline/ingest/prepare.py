@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.data.dataset import ANNOTATIONS, INFO
-from pipeline.ingest.check import CheckResult, check_same_classes, check_split
+from pipeline.ingest.check import CheckResult, check_split, notes_on_both, with_classes_of
 from pipeline.ingest.digits import SPLITS, write_digits
+from pipeline.ingest.image_files import DecodedImages
 from pipeline.ingest.settings import BUILT_IN_DATA, Data
 from pipeline.project.digests import digest
 from pipeline.project.errors import UserError
@@ -29,6 +30,7 @@ def prepare_data(settings: Data, paths: Paths) -> dict[str, dict[str, Any]]:
     """
     source = None if settings.source == BUILT_IN_DATA else _source_folder(settings.source, paths)
     with ExitStack() as stack:
+        decoded = stack.enter_context(DecodedImages(paths.decoded_images))
         new = {name: stack.enter_context(whole_folder(paths.split(name))) for name in SPLITS}
         checked: dict[str, CheckResult] = {}
         images: dict[str, Path] = {}
@@ -37,15 +39,18 @@ def prepare_data(settings: Data, paths: Paths) -> dict[str, dict[str, Any]]:
                 files = getattr(settings, name)
                 images[name] = source / files.images
                 annotations = source / files.annotations
-                checked[name] = check_split(annotations, images[name], settings.problems)
+                checked[name] = check_split(annotations, images[name], settings.problems, decoded)
             else:
                 write_digits(folder, settings.digits, [name])
                 images[name] = paths.split(name) / "images"
                 annotations = folder / f"{name}.json"
-                checked[name] = check_split(annotations, folder / "images", settings.problems)
+                checked[name] = check_split(
+                    annotations, folder / "images", settings.problems, decoded
+                )
                 annotations.unlink()
-        check_same_classes(checked["train"], checked["val"])
+        checked["val"] = with_classes_of(checked["train"], checked["val"])
         found = {name: _describe(checked[name], images[name]) for name in new}
+        found["train"]["notes"] += notes_on_both(checked["train"], checked["val"])
         for name, folder in new.items():
             (folder / ANNOTATIONS).write_text(json.dumps(checked[name].annotations))
             (folder / INFO).write_text(json.dumps(found[name], indent=2) + "\n")
@@ -79,6 +84,7 @@ def _describe(split: CheckResult, images: Path) -> dict[str, Any]:
         "empty": split.empty,
         "reach_outside": split.reach_outside,
         "dropped": split.dropped,
+        "notes": list(split.notes),
     }
 
 

@@ -19,7 +19,7 @@ from mmengine.device import get_device
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from pipeline.data.coco import AnnotatedImage, load_images, read_coco
+from pipeline.data.coco import SET_DATA, AnnotatedImage, load_images, read_coco
 from pipeline.data.dataset import CheckedSplit, load_split
 from pipeline.detector.build import (
     build_detector,
@@ -63,7 +63,7 @@ def find_data(settings: Data, paths: Paths) -> Iterator[CheckedSplit]:
             source, files = Path(folder), SplitFiles(annotations="train.json", images="images")
             write_digits(source, settings.digits, ["train"])
         file = source / files.annotations
-        categories = read_coco(file)["categories"]
+        categories = read_coco(file, SET_DATA)["categories"]
         classes = tuple(str(one.get("name")) for one in categories)
         yield CheckedSplit(classes, file, source / files.images, "", "")
 
@@ -75,15 +75,9 @@ def read_images(train: CheckedSplit) -> tuple[AnnotatedImage, ...]:
         UserError: what it says of an image or object is not COCO's.
     """
     file = train.annotations
-    try:
-        images = load_images(file)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{file}: expected images and annotations as in COCO format, got {error!r}; "
-            "run `lad data`, which checks and completes them"
-        ) from None
+    images = load_images(file)
     if not images:
-        raise UserError(f"{file} has no images; set `data.source` and the split's `annotations`")
+        raise UserError(f"{file} has no images; {SET_DATA}")
     return images
 
 

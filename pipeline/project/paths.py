@@ -20,6 +20,11 @@ class Paths:
         return self.data / name
 
     @property
+    def decoded_images(self) -> Path:
+        """What is known of image files from decoding them (see `pipeline.ingest.image_files`)."""
+        return self.root / "decoded_images.jsonl"
+
+    @property
     def teacher(self) -> Path:
         """The teacher's model folder (see `pipeline.detector.model_folder`)."""
         return self.root / "teacher"

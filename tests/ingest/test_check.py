@@ -1,17 +1,19 @@
 """What the check of a COCO data set refuses, leaves out and keeps; mmdet reads all that stays."""
 
 import json
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from mmcv.transforms import LoadImageFromFile
+from PIL import Image, features
 from pycocotools.coco import COCO
 
 from pipeline.data.coco import load_images
-from pipeline.ingest.check import CheckResult, check_same_classes, check_split
+from pipeline.ingest.check import CheckResult, check_split, notes_on_both, with_classes_of
 from pipeline.project.errors import UserError
 from tests.coco_builder import annotation, coco, image, write_coco, write_image
 
@@ -48,7 +50,8 @@ def test_sound_data_set_is_kept_as_it_is(tmp_path: Path):
         (coco(categories=[1]), "expected `categories` to be a list of objects"),
         (coco(categories=[]), "`categories` is empty"),
         (coco(categories=[{"id": 1}]), "an integer `id` and a `name`, got {'id': 1}"),
-        (coco(categories=[{"id": "1", "name": "a"}]), "an integer `id`"),
+        (coco(categories=[{"id": "one", "name": "a"}]), "an integer `id`"),
+        (coco(categories=[{"id": True, "name": "a"}]), "an integer `id`"),
         (
             coco(categories=[{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]),
             "category id 1 stands twice",
@@ -59,6 +62,15 @@ def test_sound_data_set_is_kept_as_it_is(tmp_path: Path):
         ),
         (coco(images=[], annotations=[]), "no image is left"),
         (coco(images=[image(9)], annotations=[]), "no image is left|image file is missing"),
+        (coco(annotations=[]), r"no object to learn or to measure \(it has no annotations\)"),
+        (
+            coco(annotations=[annotation(1, iscrowd=1), annotation(2, iscrowd="1")]),
+            r"no object to learn or to measure \(all 2 are crowds\)",
+        ),
+        (
+            coco(annotations=[annotation(1, ignore=1)]),
+            r"no annotations but for 1 that were left out",
+        ),
     ],
 )
 @pytest.mark.parametrize("problems", ["fail", "drop"])
@@ -80,6 +92,12 @@ def test_missing_image_folder(tmp_path: Path):
         check_split(file, tmp_path / "nowhere", "drop")
 
 
+def turned(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
 def with_image(**overrides: Any) -> dict[str, Any]:
     """A data set with a further image, 3, that has two objects."""
     base = coco()
@@ -97,38 +115,83 @@ def with_image(**overrides: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("overrides", "kind", "where"),
     [
-        ({"id": "x"}, "image id is not an integer of 64 bits", "image 'x'"),
-        ({"id": 1.0}, "image id is not an integer of 64 bits", r"image 1\.0"),
+        ({"id": "x"}, "image id is not an integer of 64 bits", r"image 'x': .*'x' \(str\)"),
+        ({"id": 1.5}, "image id is not an integer of 64 bits", r"image 1\.5: .*1\.5 \(float\)"),
+        ({"id": True}, "image id is not an integer of 64 bits", r"image True: .*\(bool\)"),
+        ({"id": 1e30}, "image id is not an integer of 64 bits", r"image 1e\+30"),
         ({"id": 2**63}, "image id is not an integer of 64 bits", f"image {2**63}"),
         ({"file_name": None}, "image without a file_name", "image 3"),
-        ({"file_name": "no.png"}, "image file is missing", r"image 3: .*images/no\.png"),
+        ({"file_name": 7}, "image without a file_name", r"image 3: .*7 \(int\)"),
+        (
+            {"file_name": "1.pgn"},
+            "image file is missing",
+            r"image 3: .*images/1\.pgn; the nearest name there is '1\.png'",
+        ),
+        (
+            {"file_name": "C:\\photos\\1.png"},
+            "image file is missing",
+            r"image 3: .*; the nearest name there is '1\.png'",
+        ),
         ({"file_name": ""}, "image file is missing", "image 3"),
-        ({"file_name": "broken.png"}, "image file can't be read", r"image 3: .*broken\.png"),
-        ({"file_name": "loop.png"}, "image file can't be read", r"image 3: .*loop\.png"),
-        ({"file_name": "a\0b.png"}, "image file can't be read", "image 3"),
+        ({"file_name": "a\0b.png"}, "image file is missing", "image 3"),
+        ({"file_name": "loop.png"}, "image file is missing", r"image 3: .*a link to loop\.png"),
+        ({"file_name": "gone.png"}, "image file is missing", r"image 3: .*a link to /no/such\.png"),
+        ({"file_name": "text.png"}, "image file can't be decoded", r"image 3: .*text\.png, which"),
+        ({"file_name": "empty.png"}, "image file can't be decoded", "image 3: .*which is empty"),
+        (
+            {"file_name": "cut.jpg"},
+            "image file can't be decoded",
+            r"image 3: .*cut\.jpg, which is cut off or broken \(image file is truncated",
+        ),
+        ({"file_name": "cut.png"}, "image file can't be decoded", "image 3: .*which is cut off"),
+        (
+            {"file_name": "float.tif"},
+            "image file can't be decoded",
+            r"image 3: .*can't read \(TIFF, F\): save it as PNG",
+        ),
+        ({"file_name": "1.tga"}, "image file can't be decoded", r"image 3: .*\(TGA, RGB\)"),
+        ({"file_name": "1.pcx"}, "image file can't be decoded", r"image 3: .*\(PCX, RGB\)"),
         ({"file_name": "../out.png"}, "file name leaves the image folder", "image 3"),
+        ({"file_name": "..\\out.png"}, "file name leaves the image folder", "image 3"),
         ({"file_name": "a/../1.png"}, "file name leaves the image folder", "image 3"),
         ({"file_name": "/etc/hostname"}, "file name leaves the image folder", "image 3"),
-        ({"file_name": "link.png"}, "file name leaves the image folder", r"image 3: .*link\.png"),
-        ({"file_name": "linked/out.png"}, "file name leaves the image folder", "image 3"),
         (
             {"width": 41},
             "image size differs from its file",
             "image 3: .*1.png is 40 x 30 pixels, annotated as 41 x 30",
         ),
-        ({"width": 30, "height": 40}, "image size differs from its file", "annotated as 30 x 40"),
-        ({"height": None}, "image size differs from its file", "annotated as 40 x None"),
+        (
+            {"width": 30, "height": 40},
+            "image size differs from its file",
+            "annotated as 30 x 40; width and height are swapped, as for a file that EXIF",
+        ),
+        (
+            {"width": 30, "height": 40, "file_name": "turned.png"},
+            "image size differs from its file",
+            "image 3: .*turned.png is 40 x 30 pixels, annotated as 30 x 40; EXIF turns this file",
+        ),
+        (
+            {"width": "wide"},
+            "image size differs from its file",
+            r"annotated as 'wide' \(str\) x 30 \(int\)",
+        ),
     ],
 )
 def test_image_with_a_problem(tmp_path: Path, overrides: dict[str, Any], kind: str, where: str):
     data = tmp_path / "data"
     file, images = write_coco(data, **with_image(**overrides))
-    outside = write_image(tmp_path / "elsewhere/out.png")
     write_image(data / "out.png")
-    (images / "broken.png").write_bytes(b"no image")
+    (images / "text.png").write_bytes(b"no image")
+    (images / "empty.png").touch()
     (images / "loop.png").symlink_to("loop.png")
-    (images / "link.png").symlink_to(outside)
-    (images / "linked").symlink_to(outside.parent, target_is_directory=True)
+    (images / "gone.png").symlink_to("/no/such.png")
+    for name in ("cut.jpg", "cut.png"):
+        file_content = write_image(images / name).read_bytes()
+        (images / name).write_bytes(file_content[: len(file_content) // 2])
+    Image.fromarray(np.zeros((30, 40), np.float32)).save(images / "float.tif")
+    write_image(images / "1.tga")
+    write_image(images / "1.pcx")
+    write_image(images / "turned.png", 30, 40, exif=turned(6))
 
     with pytest.raises(UserError, match=rf"{where}(?s:.)*x {kind}(?s:.)*data\.problems: drop"):
         check_split(file, images, "fail")
@@ -157,6 +220,7 @@ def test_images_that_share_an_id_all_go(tmp_path: Path):
     [
         ({"id": "x"}, "annotation id is not an integer of 64 bits"),
         ({"id": None}, "annotation id is not an integer of 64 bits"),
+        ({"id": 1.5}, r"annotation id is not an integer of 64 bits: 1\.5 \(float\)"),
         ({"id": 1}, "annotation id stands twice"),
         ({"image_id": 9}, "annotation of an unknown image"),
         ({"image_id": [1]}, "annotation of an unknown image"),
@@ -164,7 +228,9 @@ def test_images_that_share_an_id_all_go(tmp_path: Path):
         ({"category_id": None}, "annotation of an unknown category: None"),
         ({"bbox": None}, "box is not four finite numbers: None"),
         ({"bbox": [1, 2, 3]}, "box is not four finite numbers"),
-        ({"bbox": [1, 2, 3, "4"]}, "box is not four finite numbers"),
+        ({"bbox": [1, 2, 3, "four"]}, "box is not four finite numbers"),
+        ({"bbox": [1, 2, 3, "nan"]}, "box is not four finite numbers"),
+        ({"bbox": [1, 2, 3, True]}, "box is not four finite numbers"),
         ({"bbox": [1, 2, 3, float("nan")]}, "box is not four finite numbers"),
         ({"bbox": [float("inf"), 2, 3, 4]}, "box is not four finite numbers"),
         ({"bbox": [1, 2, 3, 10**400]}, "box is not four finite numbers"),
@@ -174,6 +240,11 @@ def test_images_that_share_an_id_all_go(tmp_path: Path):
         ({"bbox": [40, 2, 5, 5]}, r"box outside its image: \[40, 2, 5, 5\] in 40 x 30 pixels"),
         ({"bbox": [-5, 2, 5, 5]}, "box outside its image"),
         ({"bbox": [1, 30.5, 5, 5]}, "box outside its image"),
+        ({"bbox": [39.9995, 2, 5, 5]}, "box under 1 pixel wide or high inside its image"),
+        ({"bbox": [1, -4.1, 5, 5]}, "box under 1 pixel wide or high inside its image"),
+        ({"iscrowd": 2}, r"iscrowd is neither 0 nor 1: 2 \(int\)"),
+        ({"iscrowd": "no"}, r"iscrowd is neither 0 nor 1: 'no' \(str\)"),
+        ({"ignore": []}, r"ignore is neither 0 nor 1: \[\] \(list\)"),
     ],
 )
 def test_annotation_with_a_problem(tmp_path: Path, overrides: dict[str, Any], kind: str):
@@ -209,8 +280,9 @@ def test_what_is_no_problem(tmp_path: Path):
         annotation(5, bbox=[-3, -4, 10, 12], iscrowd=True, segmentation=[[1, 2, 3, 4, 5, 6]]),
         {"id": -6, "image_id": 1, "category_id": 3, "bbox": [35, 25, 10.5, 2]},
         annotation(7, ignore=1),
+        annotation(8, ignore="true"),
     ]
-    images = [image(1), image(2), image(-3, file_name="1.png", width=40.0, license=1)]
+    images = [image(1), image(2), image(-3, file_name="1.png", license=1)]
     split = check(tmp_path, images=images, annotations=annotations)
     assert split.annotations["annotations"] == [
         annotation(6, area=120),  # pycocotools can't match id 0
@@ -220,7 +292,115 @@ def test_what_is_no_problem(tmp_path: Path):
     assert split.annotations["images"][2] == image(-3, file_name="1.png")
     assert (split.images, split.objects, split.crowd, split.empty) == (3, 3, 1, 2)
     assert split.reach_outside == 2
-    assert split.dropped == {"annotation marked ignore": 1}
+    assert split.dropped == {"annotation marked ignore": 2}
+    assert split.notes == [
+        "1 images have the file of another image, under an id of their own",
+        "1 x ignore was given as text and read as a number",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "note"),
+    [
+        ({"image_id": "2"}, "1 x image_id was given as text and read as a number"),
+        ({"image_id": 2.0}, "1 x image_id was given as float and read as a number"),
+        ({"category_id": "7"}, "1 x category_id was given as text and read as a number"),
+        ({"category_id": "7.0"}, "1 x category_id was given as text and read as a number"),
+        ({"id": " 9 "}, "1 x id was given as text and read as a number"),
+        ({"bbox": ["4", 5, "10.0", 12]}, "1 x bbox was given as text and read as a number"),
+        ({"iscrowd": "0"}, "1 x iscrowd was given as text and read as a number"),
+        ({"iscrowd": "False"}, "1 x iscrowd was given as text and read as a number"),
+        ({"iscrowd": 0.0}, "1 x iscrowd was given as float and read as a number"),
+        ({"ignore": "0"}, "1 x ignore was given as text and read as a number"),
+        ({"iscrowd": None, "ignore": False}, None),
+        ({"area": "100"}, None),
+    ],
+)
+def test_numbers_of_another_type_are_read_and_counted(
+    tmp_path: Path, overrides: dict[str, Any], note: str | None
+):
+    sound = annotation(9, image_id=2)
+    annotations = [*coco()["annotations"], sound | overrides]
+    split = check(tmp_path, annotations=annotations)
+    expected = sound | ({"area": 120} if "area" in overrides else {})
+    assert split.annotations["annotations"][3] == expected
+    assert split.notes == ([note] if note else [])
+
+
+@pytest.mark.parametrize("given", [{"width": "40"}, {"height": 30.0}, {"width": None}, {}])
+def test_the_file_says_the_size(tmp_path: Path, given: dict[str, Any]):
+    images = [image(1), {"id": 2, "file_name": "2.png"} | given]
+    split = check(tmp_path, images=images)
+    assert split.annotations["images"] == coco()["images"]
+    assert "1 images say no width or height, which their files do" in split.notes
+
+
+def test_ids_that_restart_in_each_image_are_numbered_anew(tmp_path: Path):
+    annotations = [
+        annotation(0),
+        annotation(1, bbox=[1, 2, 3, 4]),
+        annotation(0, image_id=2),
+        annotation(1, image_id=2, category_id=3),
+    ]
+    split = check(tmp_path, annotations=annotations)
+    expected = [one | {"id": number} for number, one in enumerate(annotations, 1)]
+    assert split.annotations["annotations"] == expected
+    assert split.notes == ["annotation ids stand in several images: all were numbered anew"]
+
+
+def test_an_image_with_more_objects_than_a_store_can_count(tmp_path: Path):
+    many = [annotation(number, image_id=2) for number in range(1, 2**15 + 1)]
+    annotations = [annotation(2**16), *many]
+    message = r"image 2: image with more objects than a label store .*: 32,768, expected at most"
+    with pytest.raises(UserError, match=message):
+        check(tmp_path, annotations=annotations)
+    split = check(tmp_path, "drop", annotations=annotations)
+    assert split.annotations["images"] == [image(1)]
+    assert split.objects == 1
+
+
+def test_an_image_with_more_objects_than_coco_counts_is_noted(tmp_path: Path):
+    many = [annotation(number, image_id=2) for number in range(1, 102)]
+    (note,) = check(tmp_path, annotations=many).notes
+    assert note.startswith("1 images have more than 100 objects, 101 at most: COCO's evaluation")
+
+
+def test_images_may_be_links(tmp_path: Path):
+    file, images = write_coco(tmp_path / "data")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (images / "1.png").rename(elsewhere / "1")
+    (images / "1.png").symlink_to(elsewhere / "1")
+    (images / "linked").symlink_to(elsewhere, target_is_directory=True)
+    file.write_text(json.dumps(coco(images=[image(1), image(2), image(3, file_name="linked/1")])))
+    split = check_split(file, images, "fail")
+    assert [one["file_name"] for one in split.annotations["images"]] == [
+        "1.png",
+        "2.png",
+        "linked/1",
+    ]
+
+
+@pytest.mark.parametrize(
+    "spell",
+    [
+        lambda images: "a\\b\\grün.png",
+        lambda images: "./a/b/grün.png",
+        lambda images: str(images / "a/b/grün.png"),
+        lambda images: unicodedata.normalize("NFD", "a/b/grün.png"),
+        lambda images: unicodedata.normalize("NFD", str(images / "a/b/grün.png")),
+    ],
+)
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_a_file_is_found_under_other_spellings(
+    tmp_path: Path, spell: Callable[[Path], str], form: Any
+):
+    file, images = write_coco(tmp_path)
+    there = unicodedata.normalize(form, "a/b/grün.png")
+    write_image(images / there)
+    file.write_text(json.dumps(coco(images=[image(1), image(2, file_name=spell(images))])))
+    split = check_split(file, images, "fail")
+    assert split.annotations["images"][1]["file_name"] == there
 
 
 @pytest.mark.parametrize(
@@ -230,33 +410,74 @@ def test_what_is_no_problem(tmp_path: Path):
 def test_size_is_that_after_the_exif_turn(
     tmp_path: Path, suffix: str, orientation: int, size: tuple[int, int]
 ):
-    exif = Image.Exif()
-    exif[0x0112] = orientation
     name = f"turned.{suffix}"
-    write_image(tmp_path / "images" / name, exif=exif)
+    write_image(tmp_path / "images" / name, exif=turned(orientation))
     split = check(
         tmp_path,
         images=[image(1, file_name=name, width=size[0], height=size[1])],
-        annotations=[],
+        annotations=[annotation(1)],
     )
     assert split.images == 1
+    assert split.notes == ["1 images are turned or mirrored as their EXIF data ask"]
+
+
+def test_what_exif_asks_of_the_loader_alone_counts(tmp_path: Path):
+    """Of an orientation of an unusual type, and of one in AVIF, OpenCV and Pillow think apart."""
+    usual = write_image(tmp_path / "usual.jpg", exif=turned(6)).read_bytes()
+    tag = b"\x01\x12\x00\x03\x00\x00\x00\x01\x00\x06\x00\x00"
+    assert tag in usual
+    files = {"long.jpg": usual.replace(tag, b"\x01\x12\x00\x04\x00\x00\x00\x01\x00\x00\x00\x06")}
+    if features.check("avif"):
+        files["turned.avif"] = write_image(tmp_path / "one.avif", exif=turned(6)).read_bytes()
+    for name, content in files.items():
+        (tmp_path / "images").mkdir(exist_ok=True)
+        (tmp_path / "images" / name).write_bytes(content)
+        images = [{"id": 1, "file_name": name}]
+        split = check(tmp_path, images=images, annotations=[annotation(1)])
+        loaded = LoadImageFromFile()({"img_path": str(tmp_path / "images" / name)})["img"]
+        (checked,) = split.annotations["images"]
+        assert (checked["height"], checked["width"]) == loaded.shape[:2]
 
 
 @pytest.mark.parametrize(
     ("names", "message"),
     [
         (["cat", "bird"], r"only in train: \['dog'\]; only in val: \['bird'\]"),
-        (["dog", "cat"], r"order differs, train: \['cat', 'dog'\]; val: \['dog', 'cat'\]"),
-        (["cat"], r"only in train: \['dog'\]; only in val: \[\]"),
+        (["cat", "dog", "bird"], r"only in train: \[\]; only in val: \['bird'\]"),
     ],
 )
-def test_splits_with_other_classes(tmp_path: Path, names: list[str], message: str):
+def test_val_with_other_classes(tmp_path: Path, names: list[str], message: str):
     train = check(tmp_path)
-    check_same_classes(train, train)
     categories = [{"id": i, "name": name} for i, name in enumerate(names)]
-    val = check(tmp_path, annotations=[], categories=categories)
+    val = check(tmp_path, annotations=[annotation(1, category_id=0)], categories=categories)
     with pytest.raises(UserError, match=message):
-        check_same_classes(train, val)
+        with_classes_of(train, val)
+
+
+def test_classes_of_val_are_found_by_name(tmp_path: Path):
+    train = check(tmp_path)
+    assert with_classes_of(train, train) == train
+    categories = [{"id": 1, "name": "dog"}, {"id": 2, "name": "cat"}]
+    annotations = [annotation(1, category_id=1), annotation(2, category_id=2)]
+    val = with_classes_of(train, check(tmp_path, annotations=annotations, categories=categories))
+    assert val.classes == train.classes
+    assert val.annotations["categories"] == train.annotations["categories"]
+    assert [one["category_id"] for one in val.annotations["annotations"]] == [3, 7]
+
+    dogs = check(tmp_path, annotations=annotations[:1], categories=categories[:1])
+    val = with_classes_of(train, dogs)
+    assert val.classes == train.classes
+    assert val.annotations["annotations"][0]["category_id"] == 3
+    assert val.notes == ["1 classes of train are not in val: cat"]
+
+
+def test_notes_on_both_splits(tmp_path: Path):
+    train = check(tmp_path, annotations=[annotation(1)])
+    val = check(tmp_path, images=[image(2)], annotations=[annotation(1, image_id=2)])
+    assert notes_on_both(train, val) == [
+        "1 image files of val are in train, too: what is measured on them says little",
+        "1 classes have no object in train: dog",
+    ]
 
 
 def rename_image(folder: Path, content: dict[str, Any]) -> None:
@@ -313,7 +534,7 @@ def test_mmdet_drops_nothing_of_a_checked_file(tmp_path: Path):
     annotations = [
         annotation(0, area=-1),
         annotation(1, image_id=2, bbox=[-3, -4, 10, 12], iscrowd=1),
-        annotation(2, image_id=2, bbox=[39.5, 2, 1, 1]),
+        annotation(2, image_id=2, bbox=[39, 2, 1.5, 1]),
         annotation(3, category_id=3, ignore=1),
         annotation(4, category_id=3, bbox=[0, 0, 0.5, 9]),
         {"id": 5, "image_id": 2, "category_id": 3, "bbox": [1, 2, 1, 1]},

@@ -74,6 +74,7 @@ def test_coco_data_set():
         "empty": 0,
         "reach_outside": 0,
         "dropped": {},
+        "notes": ["2 image files of val are in train, too: what is measured on them says little"],
     }
     assert sorted(contents(PATHS.data)) == FILES
 
@@ -133,7 +134,7 @@ def test_same_inputs_give_the_same_bytes(source: str):
 def test_second_run_replaces_the_first():
     prepare(source=BUILT_IN_DATA)
     prepare()
-    assert sorted(contents(PATHS.root)) == [f"data/{name}" for name in FILES]
+    assert sorted(contents(PATHS.data)) == FILES
 
 
 def test_a_corrected_validation_annotation_leaves_the_training_split_as_it_was(project: Path):
@@ -167,15 +168,15 @@ def test_an_error_in_one_split_leaves_both_as_they_were(project: Path, name: str
 @pytest.mark.parametrize("error", [KeyboardInterrupt, UserError])
 def test_failed_run_leaves_what_was_there(monkeypatch: pytest.MonkeyPatch, error: type):
     prepare(source=BUILT_IN_DATA)
-    first = contents(PATHS.root)
+    first = contents(PATHS.data)
 
     def fail(*args: object) -> None:
         raise error
 
-    monkeypatch.setattr("pipeline.ingest.prepare.check_same_classes", fail)
+    monkeypatch.setattr("pipeline.ingest.prepare.with_classes_of", fail)
     with pytest.raises(error):
         prepare()
-    assert contents(PATHS.root) == first
+    assert contents(PATHS.data) == first
     assert names_in(PATHS.data) == list(SPLITS)
 
 
@@ -186,7 +187,7 @@ def test_killed_run_does_not_disturb_the_next():
             left.mkdir(parents=True)
             (left / "rest").touch()
     prepare()
-    assert names_in(PATHS.root) == ["data"]
+    assert names_in(PATHS.root) == ["data", "decoded_images.jsonl"]
     assert names_in(PATHS.data) == list(SPLITS)
     assert sorted(contents(PATHS.data)) == FILES
 
@@ -220,13 +221,13 @@ def test_source_in_the_output_folder_is_not_deleted():
         ({"val": {"annotations": "val.json", "images": "no"}}, "no folder coco/no"),
         (
             {"val": {"annotations": "other.json", "images": "images"}},
-            r"same categories .* only in train: \['dog'\]",
+            r"categories of val, by name.* only in val: \['bird'\]",
         ),
     ],
 )
 def test_wrong_settings(project: Path, data: dict[str, Any], message: str):
-    cat = [{"id": 7, "name": "cat"}]
-    write_coco(project / "coco", "other.json", annotations=[], categories=cat)
+    birds = [{"id": 7, "name": "bird"}]
+    write_coco(project / "coco", "other.json", annotations=[annotation(1)], categories=birds)
     with pytest.raises(UserError, match=message):
         prepare(**data)
     assert not list(PATHS.data.glob("*"))
@@ -246,6 +247,8 @@ def test_command_reports(project: Path):
         "train: 2 images (1 without objects), 1 objects (0 crowds)\n"
         "  1 boxes reach outside their image\n"
         "  left out: 1 x box outside its image\n"
+        "  note: 2 image files of val are in train, too: what is measured on them says little\n"
+        "  note: 1 classes have no object in train: dog\n"
         "val: 2 images (1 without objects), 1 objects (0 crowds)\n"
         "2 classes: cat, dog\n"
         "wrote out/data/train and out/data/val\n"

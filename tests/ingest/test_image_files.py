@@ -1,0 +1,105 @@
+"""Decoding image files once: as mmcv's loader does, and remembered by their contents."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from mmcv.transforms import LoadImageFromFile
+from PIL import Image
+
+from pipeline.ingest.image_files import DecodedImages, ImageFile, read_image_files
+from pipeline.ingest.problems import Problem
+from tests.coco_builder import write_image
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
+    for number, suffix in enumerate(("png", "jpg", "webp", "gif", "bmp", "ppm", "tif", "jp2")):
+        write_image(folder / f"{number}.{suffix}", width=30 + number)
+    pixels = np.random.default_rng(0).integers(0, 2**16, (20, 30), dtype=np.uint16)
+    Image.fromarray(pixels).save(folder / "deep.png")
+    Image.fromarray((pixels >> 8).astype(np.uint8)).save(folder / "grey.png")
+    Image.open(folder / "1.jpg").convert("CMYK").save(folder / "cmyk.jpg")
+    Image.fromarray(pixels.astype(np.float32)).save(folder / "float.tif")
+    (folder / "cut.jpg").write_bytes((folder / "1.jpg").read_bytes()[:-2])
+    (folder / "empty.png").touch()
+    return folder
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.iterdir())
+
+
+def test_what_the_loader_can_read_is_read_and_nothing_else(images: Path):
+    names = names_in(images)
+    loader = LoadImageFromFile()
+    for name, found in zip(names, read_image_files(images, names, None), strict=True):
+        try:
+            loaded = loader({"img_path": str(images / name)})["img"]
+        except Exception:
+            assert isinstance(found, Problem), name
+        else:
+            assert isinstance(found, ImageFile), name
+            assert found.size == loaded.shape[1::-1]
+
+
+def lines_of(file: Path) -> list[dict]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def test_nothing_is_decoded_twice(images: Path, tmp_path: Path):
+    file, names = tmp_path / "out/decoded.jsonl", names_in(images)
+    with DecodedImages(file) as decoded:
+        first = read_image_files(images, names, decoded)
+    head, *lines = lines_of(file)
+    assert head == {"opencv": cv2.__version__}
+    assert len(lines) == len(names)
+
+    # What the file says is believed: another width for 0.png.
+    sha256 = hashlib.sha256((images / "0.png").read_bytes()).hexdigest()
+    for line in lines:
+        if line["sha256"] == sha256:
+            line["decoded"]["width"] = 999
+    file.write_text("\n".join(map(json.dumps, [head, *lines])) + "\n")
+    with DecodedImages(file) as decoded:
+        second = read_image_files(images, names, decoded)
+    changed = [
+        (one, other) for one, other in zip(first, second, strict=True) if str(one) != str(other)
+    ]
+    assert len(changed) == 1
+    assert isinstance(changed[0][1], ImageFile)
+    assert changed[0][1].size == (999, 30)
+    assert len(lines_of(file)) == len(names) + 1
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda text: "",
+        lambda text: text[:-30],  # what a kill leaves
+        lambda text: text.replace(cv2.__version__, "0.1"),
+        lambda text: text.replace('"width"', '"breadth"'),
+        lambda text: "no file of ours\n",
+    ],
+)
+def test_what_is_not_known_for_sure_is_decoded_again(images: Path, tmp_path: Path, spoil):
+    file, names = tmp_path / "decoded.jsonl", names_in(images)
+    with DecodedImages(file) as decoded:
+        first = read_image_files(images, names, decoded)
+    file.write_text(spoil(file.read_text()))
+    for _ in range(2):
+        with DecodedImages(file) as decoded:
+            assert read_image_files(images, names, decoded) == first
+
+
+def test_an_image_that_changes_is_decoded_again(images: Path, tmp_path: Path):
+    with DecodedImages(tmp_path / "decoded.jsonl") as decoded:
+        read_image_files(images, ["0.png"], decoded)
+        write_image(images / "0.png", width=77)
+        (found,) = read_image_files(images, ["0.png"], decoded)
+    assert isinstance(found, ImageFile)
+    assert found.size == (77, 30)
