@@ -117,11 +117,21 @@ def main() -> None:
     try:
         lad()
     except UserError as error:
+        _end_progress_bars()
         click.echo(f"Error: {error}", err=True)
         sys.exit(1)
 
 
+def _end_progress_bars() -> None:
+    """Leave progress bars as they are, so that what follows begins on a line of its own."""
+    from tqdm import tqdm
+
+    for bar in list(getattr(tqdm, "_instances", ())):
+        bar.close()
+
+
 def _stop(number: int, frame: FrameType | None = None) -> NoReturn:
+    _end_progress_bars()
     click.echo(f"\nStopped by {signal.Signals(number).name}; run it again to go on.", err=True)
     sys.exit(128 + number)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from pipeline.project.paths import Paths
+from pipeline.store.positives import doubt
 from pipeline.teacher_pass.run import fill_store
 from stages.params import load_params
 
@@ -30,4 +31,6 @@ def command(obj: tuple[Path, Path], replace: bool) -> None:
         f"{report['bytes_per_view']:.0f} bytes a view, "
         f"{report['positives_per_object']:.1f} positives an object"
     )
+    if said := doubt(report["objects_with_positives"], report.get("objects") or 0):
+        click.echo(f"note: {said}", err=True)
     click.echo(f"wrote {paths.labels}")

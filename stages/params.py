@@ -1,11 +1,11 @@
 """The settings in `params.yaml`: a section a room, put together and read."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
-import yaml
 from pydantic import AfterValidator, ValidationError, model_validator
 
 from pipeline.colearning.settings import CoLearning
@@ -19,6 +19,7 @@ from pipeline.teacher.settings import TeacherSettings
 from pipeline.teacher_pass.settings import Labels
 from pipeline.training.settings import Training
 from pipeline.views.settings import Views
+from stages.yaml_file import read_yaml
 
 T = TypeVar("T")
 
@@ -30,6 +31,9 @@ def _student_name(name: str) -> str:
         )
     return name
 
+
+WRONG_FORM = ("list_type", "tuple_type", "too_long", "missing", "int_type", "int_parsing")
+"""Pydantic's names of errors that the form of a list explains."""
 
 StudentName = Annotated[str, AfterValidator(_student_name)]
 
@@ -76,13 +80,11 @@ def load_params(file: Path) -> Params:
             message has a line for each, with the place.
     """
     try:
-        content = yaml.safe_load(file.read_bytes())
+        content = read_yaml(file)
     except FileNotFoundError:
         raise UserError(
             f"no {file} here; run the command in the project's folder or give --params"
         ) from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{file} is not valid YAML: {error}") from None
     try:
         return Params.model_validate(content)
     except ValidationError as errors:
@@ -99,13 +101,24 @@ def _describe(error: Any) -> str:
             return f"{where}: students with online labels stand in the section `online` now"
         hint = did_you_mean(str(location[-1]), _section(location[:-1]).model_fields)
         return f"{where}: there is no such setting{hint}"
-    if error["type"] == "missing":
+    if error["type"] == "missing" and isinstance(location[-1], str):
         return f"{where}: is missing"
     if error["type"] == "model_type":
         return f"{where}: should hold settings as `name: value`, got {error['input']!r}"
     what = error["msg"].removeprefix("Value error, ")
+    if error["type"] in WRONG_FORM:
+        what += _form(location)
     # Of an error between sections, the whole file would be what was got.
     return f"{where}: {what}, got {error['input']!r}" if location else f"{where}: {what}"
+
+
+def _form(location: tuple[int | str, ...]) -> str:
+    """The form that a setting has, or the list that an entry stands in; nothing for plain ones."""
+    *sections, name = (part for part in location if isinstance(part, str))
+    field = getattr(_section(tuple(sections)), "model_fields", {}).get(name)
+    if not field or not field.examples:
+        return ""
+    return f"; expected the form `{name}: {json.dumps(field.examples[0])}`"
 
 
 def _section(location: tuple[int | str, ...]) -> type[Section]:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pipeline.assignment.criterion import Criterion, choose_teachers
 from pipeline.detector.build import build_detector, preprocessing, without_waits
-from pipeline.detector.model_folder import load_weights, read_weights
+from pipeline.detector.checkpoint import load_weights, read_weights
 from pipeline.heads.batch_grid import BatchGrid
 from pipeline.heads.batched_paa import BatchAssignment, assign_by_costs, batch_candidates
 from pipeline.heads.family import find_family

@@ -10,13 +10,8 @@ from pipeline.colearning.network import CoLAD, learning_together
 from pipeline.colearning.settings import CoLearning, Network
 from pipeline.data.dataset import load_split
 from pipeline.detector.build import build_detector, load_model_config, without_downloads
-from pipeline.detector.model_folder import (
-    WEIGHTS,
-    load_weights,
-    read_weights,
-    save_model,
-    weights_digest,
-)
+from pipeline.detector.checkpoint import load_weights, read_weights, weights_digest
+from pipeline.detector.model_folder import WEIGHTS, save_model
 from pipeline.project.paths import Paths
 from pipeline.training.distributed import is_first
 from pipeline.training.run import TrainingRun, train

@@ -108,9 +108,9 @@ def read_teacher(paths: Paths) -> Model:
 
 
 def _read_metrics(name: str, paths: Paths) -> dict[str, float | None]:
-    content = _read(paths.metrics(name), f"lad evaluate {name}", METRICS)
-    # pycocotools says -1 where there is no object to measure.
-    return {n: None if content[n] in (None, -1) else content[n] for n in METRICS}
+    content = _read(paths.metrics(name), f"lad evaluate {name}", ("AP", "AP50", "AP75"))
+    # Older ones say -1 where there is no object to measure.
+    return {n: None if content.get(n) in (None, -1) else content[n] for n in METRICS}
 
 
 def read_teacher_pass(paths: Paths) -> TeacherPass:

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from mmengine.runner import Runner
 
+import pipeline.data.images  # noqa: F401  registers what loads images
+from pipeline.data.coco import load_images
 from pipeline.data.dataset import load_split
 from pipeline.detector.build import without_downloads, without_waits
 from pipeline.detector.model_folder import CONFIG, WEIGHTS, load_model
@@ -16,6 +18,7 @@ from pipeline.project.files import PARTIAL, REMOVED, write_whole
 from pipeline.project.full_memory import full_memory
 from pipeline.project.machine import loader_processes
 from pipeline.project.paths import Paths, made_by
+from pipeline.views.plan import View
 
 METRICS = {
     "AP": "mAP",
@@ -36,10 +39,11 @@ def evaluate(name: str, settings: Evaluation, paths: Paths) -> dict[str, Any]:
         paths: where data and model are, and where the metrics go.
 
     Returns:
-        COCO's average precisions in [0, 1]; -1 where no object has that size.
+        COCO's average precisions in [0, 1], of sizes that objects have.
 
     Raises:
-        UserError: data or model are missing, or the model has other classes.
+        UserError: data or model are missing, the model has other classes, or there is no object to
+            measure.
     """
     _require_known(name, paths)
     split = load_split(paths, "val")
@@ -50,6 +54,8 @@ def evaluate(name: str, settings: Evaluation, paths: Paths) -> dict[str, Any]:
             f"the model in {folder} knows {detector.bbox_head.num_classes} classes, the data set "
             f"has {len(split.classes)}: {', '.join(split.classes)}"
         )
+    for image in load_images(split.annotations):
+        View(settings.scale, flip=False).resized_shape(image.height, image.width)
     with tempfile.TemporaryDirectory() as scratch:
         runner = Runner(
             default_scope="mmdet",
@@ -69,7 +75,7 @@ def evaluate(name: str, settings: Evaluation, paths: Paths) -> dict[str, Any]:
                     metainfo=dict(classes=split.classes),
                     test_mode=True,
                     pipeline=[
-                        dict(type="LoadImageFromFile"),
+                        dict(type="LoadCheckedImage"),
                         dict(type="Resize", scale=settings.scale, keep_ratio=True),
                         dict(
                             type="PackDetInputs",
@@ -88,7 +94,14 @@ def evaluate(name: str, settings: Evaluation, paths: Paths) -> dict[str, Any]:
             found = runner.test()
     # Where nothing at all was detected, CocoMetric says nothing.
     metrics = {ours: float(found.get(f"coco/bbox_{theirs}", 0)) for ours, theirs in METRICS.items()}
-    result: dict[str, Any] = metrics | {"images": len(runner.test_dataloader.dataset)}
+    # pycocotools says -1 where there is no object to measure.
+    result: dict[str, Any] = {name: value for name, value in metrics.items() if value >= 0}
+    result |= {"images": len(runner.test_dataloader.dataset)}
+    if "AP" not in result:
+        raise UserError(
+            f"{split.annotations} has no object to measure; run `lad data` with a validation set "
+            "that has some"
+        )
     write_whole(paths.metrics(name), json.dumps(result, indent=1))
     return result
 

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from pipeline.project.settings import PositiveInt, Section, Size
+from pipeline.project.settings import PositiveInt, Section, Seed, Size
 
 BUILT_IN_DATA = "pipeline/ingest/digits.py"
 """The value of `data.source` that stands for the built-in data set."""
@@ -22,8 +22,13 @@ class Digits(Section):
 
     train_images: PositiveInt = 480
     val_images: PositiveInt = 120
-    sizes: list[Size] = Field([(256, 192)], min_length=1, description="(width, height) in pixels")
-    seed: int = 0
+    sizes: list[Size] = Field(
+        [(256, 192)],
+        min_length=1,
+        description="(width, height) in pixels",
+        examples=[[[256, 192], [192, 256]]],
+    )
+    seed: Seed = 0
 
 
 class Data(Section):

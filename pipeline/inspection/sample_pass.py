@@ -27,7 +27,7 @@ from pipeline.detector.build import (
     preprocessing,
     without_downloads,
 )
-from pipeline.detector.model_folder import load_weights, read_weights
+from pipeline.detector.checkpoint import load_weights, read_weights
 from pipeline.ingest.digits import write_digits
 from pipeline.ingest.settings import BUILT_IN_DATA, Data, SplitFiles
 from pipeline.loading.collate import view_loader

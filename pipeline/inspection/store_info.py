@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from pipeline.data.ground_truth import BACKGROUND
 from pipeline.project.files import bytes_on_disk
 from pipeline.project.text import markdown_table
+from pipeline.store.positives import PositiveCounts, count_positives, doubt
 from pipeline.store.reader import LabelStore
 from pipeline.store.schema import ASSIGNED_GT, Shard
 
@@ -30,23 +29,6 @@ class ArraySize:
 
     stored: int
     dense: int
-
-
-@dataclass(frozen=True)
-class PositiveCounts:
-    """How many priors learn objects, in some views of the store.
-
-    Attributes:
-        views: how many were read.
-        priors: of these views.
-        per_object: (N,) positives of each object that has any.
-        without: views without any.
-    """
-
-    views: int
-    priors: int
-    per_object: npt.NDArray[np.int64]
-    without: int
 
 
 @dataclass(frozen=True)
@@ -108,18 +90,7 @@ def _positives(store: LabelStore, shards: list[Shard]) -> PositiveCounts:
     there = np.concatenate([shard.views for shard in shards])
     rng = np.random.default_rng(0)
     views = np.sort(rng.choice(there, min(len(there), SAMPLE), replace=False))
-    counts: list[npt.NDArray[np.int64]] = []
-    priors = 0
-    for view in views:
-        assigned = store.assigned(view)
-        priors += len(assigned)
-        counts.append(np.unique(assigned[assigned > BACKGROUND], return_counts=True)[1])
-    return PositiveCounts(
-        views=len(views),
-        priors=priors,
-        per_object=np.concatenate(counts),
-        without=sum(not len(count) for count in counts),
-    )
+    return count_positives(store, views.tolist())
 
 
 def describe(summary: Summary) -> str:
@@ -200,7 +171,13 @@ def _positive_lines(summary: Summary) -> list[str]:
             f"positives an object, of the {len(counts):,} with any: {counts.mean():.1f} on "
             f"average, {np.median(counts):.0f} median, {counts.max()} at most"
         )
-    return [*lines, f"objects whose costs allowed no mixture: {summary.store.fallbacks():,}"]
+    lines.append(f"objects whose costs allowed no mixture: {summary.store.fallbacks():,}")
+    objects = summary.store.made_with.get("objects")
+    if objects is not None:
+        expected = round(objects * found.views / len(summary.store))
+        if said := doubt(len(counts), expected):
+            lines.append(f"note: {said}")
+    return lines
 
 
 def _nested(values: dict[str, Any], indent: str) -> Iterator[str]:

@@ -11,7 +11,9 @@ from typing import Any
 from mmcv.transforms import BaseTransform
 from mmdet.datasets.transforms import RandomFlip, Resize
 from mmdet.registry import TRANSFORMS
+from torch import Tensor
 
+import pipeline.data.images  # noqa: F401  registers what loads images
 from pipeline.views.plan import View, Window
 
 META_KEYS = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor", "flip", "view_index")
@@ -21,7 +23,7 @@ META_KEYS = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor", "fl
 class ReplayView(BaseTransform):
     """Resizes, crops and flips the image and its boxes as the view says.
 
-    All objects stay, in file order. One that the crop leaves without area is absent: it is
+    All objects stay, in file order. One that the crop cuts to less than a pixel is absent: it is
     flagged as a crowd is, so that nobody learns it.
 
     Required keys: img, gt_bboxes, gt_ignore_flags, view. Modified keys: those of mmdet's
@@ -39,6 +41,12 @@ class ReplayView(BaseTransform):
         return RandomFlip(prob=1.0 if view.flip else 0.0)(results)
 
 
+def _cut_to_nothing(whole: Tensor, left: Tensor) -> Tensor:
+    """Which boxes (N, 4) a window has cut to less than a pixel, of which an IoU says nothing."""
+    before, after = (boxes[:, 2:] - boxes[:, :2] for boxes in (whole, left))
+    return ((after < 1) & (after < before)).any(1)
+
+
 def _crop(results: dict[str, Any], window: Window) -> None:
     """What mmdet's `RandomCrop` does, but for the objects that it removes."""
     top, left, height, width = window
@@ -46,8 +54,9 @@ def _crop(results: dict[str, Any], window: Window) -> None:
     results["img_shape"] = (height, width)
     boxes = results["gt_bboxes"]
     boxes.translate_([-left, -top])
+    whole = boxes.tensor.clone()
     boxes.clip_((height, width))
-    absent = ~boxes.is_inside((height, width)).numpy()
+    absent = _cut_to_nothing(whole, boxes.tensor).numpy()
     results["gt_ignore_flags"] = results["gt_ignore_flags"] | absent
 
 
@@ -117,7 +126,7 @@ ALL_OBJECTS = LabelTransforms([dict(type="KeepObjects")], ["objects"])
 def view_pipeline(labels: LabelTransforms) -> list[dict[str, Any]]:
     """The mmdet configs of the transforms that load and replay a view, and attach labels."""
     return [
-        dict(type="LoadImageFromFile"),
+        dict(type="LoadCheckedImage"),
         dict(type="LoadAnnotations", with_bbox=True),
         dict(type="ReplayView"),
         *labels.transforms,

@@ -8,7 +8,8 @@ from mmengine.config import ConfigDict
 
 from pipeline.data.dataset import load_split
 from pipeline.detector.build import load_model_config, preprocessing, without_downloads
-from pipeline.detector.model_folder import CONFIG, WEIGHTS, weights_digest
+from pipeline.detector.checkpoint import weights_digest
+from pipeline.detector.model_folder import CONFIG, WEIGHTS
 from pipeline.heads.family import find_family
 from pipeline.heads.lad import ObjectnessLADHead
 from pipeline.heads.paa import PAA

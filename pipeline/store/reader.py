@@ -99,6 +99,10 @@ class LabelStore:
             group = zarr.open_group(str(path), mode="r", zarr_format=3)
             attributes: dict[str, Any] = dict(group.attrs)
         except FileNotFoundError:
+            if not self.remote and Path(path).exists():
+                raise UserError(
+                    f"{path} is no label store (it has no zarr.json); {AGAIN}"
+                ) from None
             raise UserError(f"there is no label store at {path}; run `lad labels`") from None
         except Exception as error:  # a damaged zarr.json makes zarr raise anything
             raise UserError(f"the store {path} is damaged: zarr.json: {error}; {AGAIN}") from None

@@ -4,11 +4,21 @@ import copy
 from pathlib import Path
 from typing import Any
 
+from mmdet.models.detectors import SingleStageDetector
+from torch import Tensor
+
 from pipeline.data.dataset import load_split
 from pipeline.detector.build import build_detector, load_model_config, without_downloads
-from pipeline.detector.model_folder import load_weights, read_weights, save_model
+from pipeline.detector.checkpoint import (
+    load_weights,
+    matching_weights,
+    read_weights,
+    weights_digest,
+)
+from pipeline.detector.model_folder import save_model
 from pipeline.heads.registry import family_of_model
 from pipeline.project.paths import Paths
+from pipeline.project.text import note
 from pipeline.teacher.settings import TeacherSettings
 from pipeline.training.distributed import is_first
 from pipeline.training.run import TrainingRun, train
@@ -49,6 +59,7 @@ def make_teacher(settings: TeacherSettings, views: Views, paths: Paths) -> dict[
         load_weights(network, state, file)
         record["checkpoint"] = settings.checkpoint
     else:
+        first = _first_weights(settings, network)
         state, cost = train(
             TrainingRun(
                 name="teacher",
@@ -58,10 +69,25 @@ def make_teacher(settings: TeacherSettings, views: Views, paths: Paths) -> dict[
                 split=split,
                 folder=folder,
                 code=(__name__,),
+                first_weights=first,
+                inputs=first and weights_digest(first),
             )
         )
-        record |= cost
+        record |= cost | {"load_from": settings.load_from}
     if is_first():
         save_model(paths.teacher, model, state, record)
         discard_run(folder)
     return record
+
+
+def _first_weights(
+    settings: TeacherSettings, network: SingleStageDetector
+) -> dict[str, Tensor] | None:
+    """The weights that its training begins with, of layers that fit; None without `load_from`."""
+    if settings.load_from is None:
+        return None
+    file = Path(settings.load_from)
+    fitting = matching_weights(network, read_weights(file, settings.trust_checkpoint), file)
+    new = [name for name in network.state_dict() if name not in fitting]
+    note(f"the teacher begins with {file}; {len(new)} weights are new: {', '.join(new) or 'none'}")
+    return fitting

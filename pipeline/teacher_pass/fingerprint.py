@@ -10,7 +10,7 @@ from mmengine.config import ConfigDict
 
 from pipeline.data.dataset import CheckedSplit
 from pipeline.detector.build import preprocessing
-from pipeline.detector.model_folder import weights_digest
+from pipeline.detector.checkpoint import weights_digest
 from pipeline.project.code import code_digest
 from pipeline.store.coding import SoftSettings
 from pipeline.store.fingerprint import Fingerprint, label_parts

@@ -118,9 +118,17 @@ def label_rows(
 
     Returns:
         What to write by array name, each (B, ...), and the number of objects that fell back.
+
+    Raises:
+        UserError: what the network says is not finite.
     """
-    assignment, predicted = label_views(teacher, views, soft)
-    rows = {ASSIGNED_GT: assignment.assigned_gt_inds.to(torch.int16)}
+    finite = _are_finite(views.outputs)
+    try:
+        assignment, predicted = label_views(teacher, views, soft)
+    except Exception:
+        _require(bool(finite))
+        raise
+    rows = {ASSIGNED_GT: assignment.assigned_gt_inds.to(torch.int16), "finite": finite}
     if soft and predicted:
         coded = (
             *soft.scores.encode(predicted.probabilities),
@@ -129,7 +137,24 @@ def label_rows(
             encode_fraction(predicted.quality),
         )
         rows |= dict(zip(SOFT_ARRAYS, coded, strict=True))
-    return fetch(rows), assignment.fallbacks
+    arrived = fetch(rows)
+    _require(bool(arrived.pop("finite")))
+    return arrived, assignment.fallbacks
+
+
+def _are_finite(outputs: Outputs) -> torch.Tensor:
+    """Whether all that a head returns is finite, a bool of its device; a sum tells."""
+    sums = [level.sum() for levels in outputs for level in levels]
+    return torch.stack(sums).isfinite().all()
+
+
+def _require(finite: bool) -> None:
+    if not finite:
+        raise UserError(
+            "the teacher's outputs are not finite, so it can't say what a prior learns: its "
+            "training has diverged, or labels.autocast is too narrow for its network (float16 ends "
+            "at 65504; bfloat16 does not)"
+        )
 
 
 def batches_of(shard: Shard, layout: StoreLayout, made_with: dict[str, Any]) -> list[list[int]]:

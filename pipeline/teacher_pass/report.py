@@ -5,10 +5,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from pipeline.data.ground_truth import BACKGROUND
 from pipeline.project.files import PARTIAL, bytes_on_disk, write_whole
+from pipeline.store.positives import count_positives
 from pipeline.store.reader import LabelStore
 from pipeline.store.schema import ASSIGNED_GT, SOFT_ARRAYS
 from pipeline.teacher_pass.shard_labeller import writing
@@ -77,12 +75,7 @@ def describe_store(
     """What the report says of a finished store."""
     path = Path(store.path)
     views = len(store)
-    positives = objects = 0
-    for view in range(views):
-        assigned = store.assigned(view)
-        learnt = assigned[assigned > BACKGROUND]
-        positives += len(learnt)
-        objects += len(np.unique(learnt))
+    positives = count_positives(store, range(views)).per_object
     sizes = {
         name: sum(bytes_on_disk(array) for array in path.glob(f"buckets/*/{name}"))
         for name in (ASSIGNED_GT, *SOFT_ARRAYS)
@@ -97,7 +90,8 @@ def describe_store(
         "bytes_on_disk": size,
         "bytes_per_view": size / views,
         "bytes_per_view_by_array": {name: size / views for name, size in sizes.items() if size},
-        "objects_with_positives": objects,
-        "positives_per_object": positives / max(objects, 1),
+        "objects": store.made_with.get("objects"),
+        "objects_with_positives": len(positives),
+        "positives_per_object": int(positives.sum()) / max(len(positives), 1),
         "fallback_objects": store.fallbacks(),
     }

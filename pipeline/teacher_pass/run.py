@@ -17,6 +17,7 @@ from pipeline.loading.transforms import ALL_OBJECTS
 from pipeline.project.full_memory import full_memory
 from pipeline.project.machine import loader_processes
 from pipeline.project.paths import Paths
+from pipeline.store.positives import count_objects
 from pipeline.store.reader import LabelStore
 from pipeline.store.schema import Shard, plan_store
 from pipeline.store.writer import StoreWriter
@@ -55,8 +56,9 @@ def fill_store(labels: Labels, views: Views, paths: Paths, replace: bool) -> dic
     teacher, model = load_teacher(paths, train, Numerics.of(labels))
     plan = view_plan(views)
     soft = labels.soft_settings()
+    images = load_images(train.annotations)
     layout = plan_store(
-        load_images(train.annotations),
+        images,
         PaddedViews(plan, teacher.grid, preprocessing(model)["pad_size_divisor"]),
         labels.shard_rows,
         len(train.classes) if soft else 0,
@@ -69,6 +71,7 @@ def fill_store(labels: Labels, views: Views, paths: Paths, replace: bool) -> dic
         "bucket_batch_sizes": labels.bucket_batch_sizes,
         "workers": loader_processes(labels.workers),
         "threads": torch.get_num_threads() if local else MachineShare.of(labels).threads,
+        "objects": count_objects(images, plan),
         "images": str(train.images_folder),
         "teacher": str(paths.teacher),
     }

@@ -1,5 +1,6 @@
 """What happens beside the steps of a training."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from tqdm import tqdm
 
+from pipeline.project.errors import UserError
 from pipeline.training.distributed import is_first
 from pipeline.training.optimiser import set_memory_format
 from pipeline.training.run_folder import discard_old_run, has_checkpoint
@@ -46,6 +48,42 @@ class ProgressHook(Hook):
     def after_train(self, runner: Runner) -> None:
         """End the bar."""
         self.bar.close()
+
+
+@HOOKS.register_module()
+class FiniteLossHook(Hook):
+    """Stops a training whose loss is NaN or infinite: what it learns from there on is nothing.
+
+    Args:
+        name: of the network.
+        folder: of the run, whose checkpoints stay.
+    """
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.name = name
+        self.folder = folder
+
+    def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
+        """Look at the step's losses, which mmengine has fetched from the device.
+
+        Raises:
+            UserError: the loss is not finite.
+        """
+        logged = runner.message_hub.log_scalars
+        if math.isfinite(logged["train/loss"].current()):
+            return
+        losses = {
+            key.removeprefix("train/"): value.current()
+            for key, value in logged.items()
+            if "loss" in key
+        }
+        parts = ", ".join(f"{key} {value}" for key, value in losses.items() if key != "loss")
+        raise UserError(
+            f"the training of {self.name} has diverged: in step {runner.iter + 1} (epoch "
+            f"{runner.epoch + 1}) its loss is {losses['loss']} ({parts}); lower training.lr, raise "
+            "training.warmup_steps, or set training.clip_grad_norm (such as 35); the checkpoints "
+            f"of the epochs before stay in {self.folder}"
+        )
 
 
 @HOOKS.register_module()

@@ -16,6 +16,8 @@ import pipeline.loading.sampler
 import pipeline.training.hooks  # noqa: F401  registers what the Runner's config names
 from pipeline.data.dataset import CheckedSplit
 from pipeline.detector.build import without_waits
+from pipeline.detector.checkpoint import require_finite
+from pipeline.detector.small_views import large_enough
 from pipeline.loading.collate import collate_views
 from pipeline.loading.dataset import view_dataset_config
 from pipeline.loading.transforms import NO_LABELS, LabelTransforms
@@ -25,7 +27,7 @@ from pipeline.project.full_memory import full_memory
 from pipeline.project.machine import loader_processes
 from pipeline.training.distributed import is_first, join, part_of, wait_for_all
 from pipeline.training.optimiser import optim_wrapper, schedule
-from pipeline.training.run_folder import has_checkpoint, start_or_continue
+from pipeline.training.run_folder import newest_checkpoint, start_or_continue
 from pipeline.training.settings import Training
 from pipeline.views.plan import ViewPlan
 
@@ -45,8 +47,9 @@ class TrainingRun:
         code: the modules that start it, by full name; a run that was begun with other code of
             theirs, or of what they import, is not continued.
         labels: what attaches labels to a sample.
-        inputs: plain values that name what else decides the result: those labels, weights to
-            start from.
+        first_weights: what the network begins with, of some of its layers or all; None for what
+            its config says.
+        inputs: plain values that name what else decides the result: those labels and weights.
     """
 
     name: str
@@ -57,6 +60,7 @@ class TrainingRun:
     folder: Path
     code: tuple[str, ...]
     labels: LabelTransforms = NO_LABELS
+    first_weights: dict[str, Tensor] | None = None
     inputs: Any = None
 
     def decides_result(self, processes: int) -> dict[str, Any]:
@@ -87,7 +91,8 @@ def train(run: TrainingRun) -> tuple[dict[str, Tensor], dict[str, Any]]:
         The weights, and what the training cost: steps, seconds, curves.
 
     Raises:
-        UserError: mixed precision without a GPU, or a batch that processes can't share.
+        UserError: mixed precision without a GPU, a batch that processes can't share, views that are
+            too small for the network, or a loss that is not finite.
     """
     training = run.training
     if training.amp and not torch.cuda.is_available():
@@ -98,6 +103,8 @@ def train(run: TrainingRun) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if is_first():
         start_or_continue(run.folder, run.decides_result(processes))
     wait_for_all()
+    checkpoint = newest_checkpoint(run.folder)
+    start = checkpoint or _save_first_weights(run)
     runner = Runner(
         default_scope="mmdet",
         # mmengine adds the second, which two trainings of a process may share, and their record.
@@ -126,20 +133,24 @@ def train(run: TrainingRun) -> tuple[dict[str, Tensor], dict[str, Any]]:
         custom_hooks=[
             dict(type="MemoryFormatHook", training=training),
             dict(type="ProgressHook", name=run.name),
+            dict(type="FiniteLossHook", name=run.name, folder=run.folder),
             dict(type="SyncBuffersHook"),
             dict(type="DiscardOldRunHook", folder=run.folder),
         ],
         randomness=dict(seed=training.seed),
         visualizer=dict(type="Visualizer", vis_backends=[]),
         log_level="ERROR",
-        resume=has_checkpoint(run.folder),
+        load_from=start and str(start),
+        resume=checkpoint is not None,
         launcher="none" if processes == 1 else "pytorch",
         cfg=dict(model_wrapper_cfg=_wrapper()),
     )
-    with full_memory("lower training.batch_size, or share it among GPUs with torchrun"):
+    remedy = "lower training.batch_size, or share it among GPUs with torchrun"
+    with full_memory(remedy), large_enough(runner.model, "training.batch_size"):
         runner.train()
     network = runner.model.module if is_model_wrapper(runner.model) else runner.model
     state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+    require_finite(state, f"the weights of {run.name} after its last step")
     return state, _cost(runner, training)
 
 
@@ -160,6 +171,17 @@ def describe_cost(cost: dict[str, Any]) -> list[str]:
             f"{cost['left_out']} times a positive of the teacher was left out: see heads.md"
         )
     return lines
+
+
+def _save_first_weights(run: TrainingRun) -> Path | None:
+    """The weights that a training begins with, as a file that mmengine loads."""
+    if run.first_weights is None:
+        return None
+    file = run.folder / "first_weights.pth"
+    if is_first():
+        torch.save({"state_dict": run.first_weights}, file)
+    wait_for_all()
+    return file
 
 
 def _wrapper() -> dict[str, Any]:

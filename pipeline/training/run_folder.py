@@ -6,14 +6,20 @@ that a change that was a mistake can be undone.
 """
 
 import json
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
 from pipeline.project.digests import differences
+from pipeline.project.errors import UserError
 from pipeline.project.files import remove_folder, write_whole
 from pipeline.project.text import note
+from pipeline.training.distributed import is_first
 
 RECORD = "run.json"
+LAST = "last_checkpoint"
+"""Where mmengine keeps the name of the last checkpoint."""
 SHOWN = 3
 """Differences in the line that says why a training begins anew, at most."""
 
@@ -51,7 +57,45 @@ def start_or_continue(folder: Path, decides_result: dict[str, Any]) -> None:
 
 def has_checkpoint(folder: Path) -> bool:
     """Whether the run can go on from a checkpoint."""
-    return (folder / "last_checkpoint").is_file()
+    return (folder / LAST).is_file()
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The last checkpoint of a run that is whole, in its own folder; None where there is none yet.
+
+    mmengine's record of the last one has its full path, which leads to another project where this
+    one is a copy.
+
+    Raises:
+        UserError: all that the run had are damaged or gone.
+    """
+    if not has_checkpoint(folder):
+        return None
+    saved = sorted(folder.glob("epoch_*.pth"), key=_epoch, reverse=True)
+    last = Path((folder / LAST).read_text().strip()).name
+    whole = next((file for file in saved if _is_whole(file)), None)
+    if whole is None:
+        raise UserError(
+            f"no checkpoint of the training in {folder} is whole (the last was {last}); remove "
+            f"{folder} to train from the beginning"
+        )
+    if whole.name != last and is_first():
+        note(f"{folder / last} is damaged or gone: the training goes on from {whole.name}")
+    return whole
+
+
+def _epoch(file: Path) -> int:
+    number = file.stem.removeprefix("epoch_")
+    return int(number) if number.isdecimal() else -1
+
+
+def _is_whole(file: Path) -> bool:
+    """Whether it is what was written: torch's files have checksums."""
+    try:
+        with zipfile.ZipFile(file) as parts:
+            return parts.testzip() is None
+    except (OSError, zipfile.BadZipFile, zlib.error, EOFError):
+        return False
 
 
 def discard_run(folder: Path) -> None:

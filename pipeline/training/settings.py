@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from pipeline.project.settings import WORKERS, PositiveInt, Section, Workers
+from pipeline.project.settings import WORKERS, PositiveInt, Section, Seed, Workers
 
 
 class Training(Section):
@@ -25,7 +25,7 @@ class Training(Section):
         None, description="memory format; null: on the CPU alone, where it is faster"
     )
     workers: Workers = WORKERS
-    seed: int = 0
+    seed: Seed = 0
     checkpoint_every: PositiveInt = Field(1, description="epochs between checkpoints")
 
     def over(self, common: "Training") -> "Training":

@@ -31,6 +31,7 @@ from pipeline.store.coding import (
 )
 from pipeline.store.fingerprint import data_part
 from pipeline.store.integrity import check_structure
+from pipeline.store.positives import count_objects, count_positives, doubt
 from pipeline.store.reader import LabelStore, SoftScores
 from pipeline.store.schema import ASSIGNED_GT
 from pipeline.teacher_pass.fingerprint import code_and_versions, labels_fingerprint, numerics_of
@@ -38,6 +39,8 @@ from pipeline.teacher_pass.label import batches_of, label_views, load_teacher, r
 from pipeline.teacher_pass.teacher import SoftPredictions
 
 SEED = 0
+COUNTED = 4096
+"""Views whose positives are counted, at most."""
 LISTED = 100
 """How many problems the report names; it counts all."""
 
@@ -152,6 +155,11 @@ def _check_structure(store: LabelStore, paths: Paths, found: Verification) -> Ch
         lines = differences({"data": data_part(train)}, {"data": store.fingerprint["data"]})
         found.problems += [f"the store is not of this data set: {line}" for line in lines]
     found.structure = check_structure(store, images, found.problems)
+    if images and not found.problems and not store.missing_shards():
+        views = np.random.default_rng(SEED).permutation(len(store))[:COUNTED].tolist()
+        objects = round(count_objects(images, store.plan()) * len(views) / len(store))
+        if said := doubt(len(count_positives(store, views).per_object), objects):
+            found.notices.append(said)
     return train
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.project.errors import UserError
 from pipeline.views.settings import Crop, Sampled, Views
 
 Shape = tuple[int, int]
@@ -42,12 +43,23 @@ class View:
         """The (height, width) of an image of this size, resized.
 
         The arithmetic is that of `mmcv.rescale_size`, which resizes the image.
+
+        Raises:
+            UserError: nothing would be left of it.
         """
         factor = min(
             max(self.scale) / max(height, width),
             min(self.scale) / min(height, width),
         )
-        return int(height * factor + 0.5), int(width * factor + 0.5)
+        resized = int(height * factor + 0.5), int(width * factor + 0.5)
+        if 0 in resized:
+            long, short = max(self.scale), min(self.scale)
+            raise UserError(
+                f"resized to fit {long} x {short} pixels, an image of {width} x {height} pixels "
+                f"would have {resized[1]} x {resized[0]}: leave it out of the annotation file, or "
+                "set larger scales"
+            )
+        return resized
 
     def window(self, height: int, width: int) -> Window:
         """What it shows of an image of this size, in pixels of the resized image."""

@@ -17,7 +17,9 @@ class ScaleRange(Section):
     """Scales with one bound of the long side and evenly spaced ones of the short side."""
 
     long: PositiveInt
-    short: tuple[PositiveInt, PositiveInt] = Field(description="the first and the last")
+    short: tuple[PositiveInt, PositiveInt] = Field(
+        description="the first and the last", examples=[[640, 800]]
+    )
     step: PositiveInt = 32
 
     @model_validator(mode="after")
@@ -37,7 +39,10 @@ class Scales(Section):
     """Resize scales: a list, or a range."""
 
     scales: list[Size] | None = Field(
-        None, min_length=1, description="mmdet's resize scale: bounds of the long and short side"
+        None,
+        min_length=1,
+        description="mmdet's resize scale: bounds of the long and short side",
+        examples=[[[1333, 800], [1333, 640]]],
     )
     range: ScaleRange | None = None
 
@@ -56,9 +61,11 @@ class Scales(Section):
 class Crop(Section):
     """A random window of the resized image."""
 
-    size: Size | None = Field(None, description="(width, height) pixels, at most the image's")
+    size: Size | None = Field(
+        None, description="(width, height) pixels, at most the image's", examples=[[640, 640]]
+    )
     relative: tuple[Fraction, Fraction] | None = Field(
-        None, description="least and greatest share of each side, drawn evenly"
+        None, description="least and greatest share of each side, drawn evenly", examples=[[0.5, 1]]
     )
 
     @model_validator(mode="after")
@@ -86,7 +93,9 @@ class Sampled(Scales):
 class Views(Scales):
     """The view plan: every scale with every flip, or sampled views."""
 
-    flips: list[Literal["none", "horizontal"]] = Field(["none", "horizontal"], min_length=1)
+    flips: list[Literal["none", "horizontal"]] = Field(
+        ["none", "horizontal"], min_length=1, examples=[["none", "horizontal"]]
+    )
     sampled: Sampled | None = None
 
     @model_validator(mode="after")

@@ -20,7 +20,8 @@ import stages.cli
 from pipeline.colearning.network import CoLAD
 from pipeline.data.dataset import load_split
 from pipeline.detector.build import build_detector
-from pipeline.detector.model_folder import load_model, read_weights
+from pipeline.detector.checkpoint import read_weights
+from pipeline.detector.model_folder import load_model
 from pipeline.heads.paa_costs import HeadOutputs
 from pipeline.loading.dataset import view_dataset
 from pipeline.project.errors import UserError

@@ -1,5 +1,6 @@
 """The settings: what is read from params.yaml, and what a user is told of a mistake in it."""
 
+import re
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -117,8 +118,10 @@ def test_unknown_setting_like_no_other(tmp_path: Path):
         ("evaluation/scale", [256, 192, 3], "evaluation.scale"),
         ("students/first/method", "ladd", "students.first.method"),
         ("students/first/training/batch_size", -1, "students.first.training.batch_size"),
-        ("students/first/training", None, "students.first.training"),
-        ("labels", None, "labels"),
+        ("training/seed", -1, "training.seed"),
+        ("training/seed", 2**32, "training.seed"),
+        ("data/digits/seed", -1, "data.digits.seed"),
+        ("students/first", None, "students.first"),
     ],
 )
 def test_wrong_value_names_place_and_value(tmp_path: Path, place: str, value: object, where: str):
@@ -130,6 +133,80 @@ def test_wrong_value_names_place_and_value(tmp_path: Path, place: str, value: ob
 def test_wrong_entry_of_a_list(tmp_path: Path):
     line = message(tmp_path, changed("views/scales", [[256, 192], [256, 0]]))
     assert line == "FILE: views.scales.1.1: Input should be greater than 0, got 0"
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "where", "form"),
+    [
+        ("views/scales", 128, "views.scales", "scales: [[1333, 800], [1333, 640]]"),
+        ("views/scales", [256, 192], "views.scales", "scales: [[1333, 800], [1333, 640]]"),
+        ("views/scales", "256x192", "views.scales", "scales: [[1333, 800], [1333, 640]]"),
+        ("views/flips", "none", "views.flips", 'flips: ["none", "horizontal"]'),
+        ("evaluation/scale", 800, "evaluation.scale", "scale: [1333, 800]"),
+        ("evaluation/scale", [[800, 600]], "evaluation.scale", "scale: [1333, 800]"),
+        ("data/digits/sizes", [256, 192], "data.digits.sizes", "sizes: [[256, 192], [192, 256]]"),
+    ],
+)
+def test_a_wrong_form_shows_the_right_one(
+    tmp_path: Path, place: str, value: object, where: str, form: str
+):
+    for line in message(tmp_path, changed(place, value)).splitlines():
+        assert line.startswith(f"FILE: {where}")
+        assert f"; expected the form `{form}`, got " in line
+
+
+@pytest.mark.parametrize("place", ["labels", "training", "students", "online", "data/digits"])
+def test_a_section_without_entries_is_empty(tmp_path: Path, place: str):
+    assert load(tmp_path, changed(place, None)) == load(tmp_path, changed(place, {}))
+
+
+@pytest.mark.parametrize("place", ["data", "teacher", "evaluation"])
+def test_a_section_without_entries_may_lack_some(tmp_path: Path, place: str):
+    assert message(tmp_path, changed(place, None)) == message(tmp_path, changed(place, {}))
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (
+            "views: {scales: [[4, 3]]}\n",
+            r"views stands twice \(lines \d+ and \d+\), and YAML would take the last",
+        ),
+        (
+            "colearn:\n  one: {}\n  two: {}\n  one: {}\n",
+            r"colearn\.one stands twice \(lines \d+ and \d+\)",
+        ),
+        (
+            "online:\n  a:\n    config: x\n    config: y\n",
+            r"online\.a\.config stands twice \(lines \d+ and \d+\)",
+        ),
+        ("online:\n  no: {}\n", r"online\.no \(line \d+\): YAML makes False of .*: 'no'"),
+        ("online:\n  on: {}\n", r"online\.on \(line \d+\): YAML makes True of .*: 'on'"),
+        ("online:\n  1: {}\n", r"online\.1 \(line \d+\): YAML makes 1 of this name; quote it"),
+        (
+            "online:\n  2024-01-01: {}\n",
+            r"online\.2024-01-01 \(line \d+\): YAML makes datetime\.date",
+        ),
+        ("online:\n  ~: {}\n", r"online\.~ \(line \d+\): YAML makes None of this name"),
+        ("online:\n  ? [1, 2]\n  : {}\n", r"line \d+: a name in online\. must be text"),
+    ],
+)
+def test_names_that_are_doubtful(tmp_path: Path, lines: str, expected: str):
+    found = message(tmp_path, yaml.safe_dump(GOOD) + lines)
+    assert re.match(f"FILE: {expected}", found)
+
+
+def test_a_quoted_name_and_a_merged_setting_are_fine(tmp_path: Path):
+    content = {name: section for name, section in GOOD.items() if name != "students"}
+    text = yaml.safe_dump(content) + (
+        "students:\n"
+        "  'no': &base {config: configs/small.py, method: lad, training: {epochs: 1}}\n"
+        "  '1': {<<: *base, training: {epochs: 2}}\n"
+        "  again: {<<: *base, method: own}\n"
+    )
+    students = load(tmp_path, text).students
+    assert list(students) == ["no", "1", "again"]
+    assert students["1"].training.epochs == 2
 
 
 SPAN = {"long": 1333, "short": [640, 800]}

@@ -21,7 +21,7 @@ import pipeline.teacher_pass.fingerprint
 import pipeline.teacher_pass.run
 import pipeline.teacher_pass.shard_labeller
 from pipeline.data.dataset import load_split
-from pipeline.detector.model_folder import read_weights
+from pipeline.detector.checkpoint import read_weights
 from pipeline.project.digests import digest, flatten
 from pipeline.project.errors import UserError
 from pipeline.store.reader import LabelStore

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.detector.model_folder import read_weights
+from pipeline.detector.checkpoint import read_weights
 from pipeline.project.errors import UserError
 from pipeline.training.distributed import part_of
 from stages.cli import lad

@@ -1,14 +1,19 @@
 """Students: what they learn from, what they refuse, and that they continue where they stopped."""
 
 import json
+import re
 import shutil
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from mmengine.hooks import Hook
+from PIL import Image
 
 from pipeline.data.dataset import load_split
-from pipeline.detector.model_folder import load_model, read_weights
+from pipeline.detector.checkpoint import read_weights
+from pipeline.detector.model_folder import load_model
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.loading.dataset import view_dataset
 from pipeline.loading.sampler import ViewSampler
@@ -237,3 +242,132 @@ def test_an_error_in_a_loader_process_is_one_message(project) -> None:
         project.change(training={"workers": 2}).train("lad")
     assert str(error.value).startswith("the store ")
     assert "Traceback" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["paa", "lad"])
+def test_a_training_that_diverges_stops_and_keeps_its_checkpoints(project, name: str) -> None:
+    """With such a learning rate, the weights are as good as infinite after an epoch."""
+    project.change(training={"epochs": 4, "lr": 1e-3})
+    steps = []
+
+    class Explode(Hook):
+        def before_train_iter(self, runner, *_, **__) -> None:
+            steps.append(runner.iter)
+            if runner.iter == 4:
+                for weight in runner.model.parameters():
+                    weight.data *= 1e30
+
+    with pytest.MonkeyPatch.context() as patch:
+        with_hook(patch, Explode)
+        with pytest.raises(UserError) as error:
+            project.train(name)
+    message = str(error.value)
+    assert re.match(
+        rf"the training of {name} has diverged: in step 5 \(epoch 2\) its loss is (nan|inf) "
+        r"\(loss_cls .*\); lower training.lr, raise training.warmup_steps, or set",
+        message,
+    )
+    assert steps == [0, 1, 2, 3, 4]
+    assert (project.paths.run(name) / "epoch_1.pth").is_file()
+    assert not project.paths.model(name).exists()
+    # With other settings it begins anew, with the same ones where it was.
+    project.train(name)
+
+
+def test_a_teacher_may_begin_with_weights_of_other_classes(project, capsys) -> None:
+    zoo = project.folder / "zoo.pth"
+    state = read_weights(project.paths.teacher / "weights.pth")
+    for kind in ("weight", "bias"):
+        state[f"bbox_head.atss_cls.{kind}"] = torch.cat([state[f"bbox_head.atss_cls.{kind}"]] * 2)
+    torch.save({"state_dict": state}, zoo)
+    project.change(teacher={"checkpoint": str(zoo)})
+    with pytest.raises(UserError, match="load_from"):
+        project.make_teacher()
+    project.change(teacher={"checkpoint": None, "load_from": str(zoo)})
+    first = {}
+
+    class Watch(Hook):
+        def before_train_iter(self, runner, *_, **__) -> None:
+            if runner.iter == 0:
+                first.update({k: v.clone() for k, v in runner.model.state_dict().items()})
+
+    with pytest.MonkeyPatch.context() as patch:
+        with_hook(patch, Watch)
+        record = project.make_teacher()
+    assert record["load_from"] == str(zoo)
+    assert "2 weights are new: bbox_head.atss_cls.weight, bbox_head.atss_cls.bias" in (
+        capsys.readouterr().err
+    )
+    same = [name for name in first if torch.equal(first[name], state[name])]
+    assert first.keys() - set(same) == {"bbox_head.atss_cls.weight", "bbox_head.atss_cls.bias"}
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("gone", r"the image .*000001\.jpg is gone since `lad data` checked it; bring it back"),
+        ("broken", r"000001\.jpg can't be decoded any more since `lad data` checked it"),
+        (
+            "resized",
+            r"000001\.jpg has another size .*: expected 256 x 192 pixels, found 128 x 96; bring",
+        ),
+        ("moved", r"the folder .*images/train of the images is gone .*set `data\.source`"),
+    ],
+)
+@pytest.mark.parametrize("stage", ["teacher", "labels", "student", "evaluate"])
+def test_images_that_change_after_lad_data(
+    project, tmp_path: Path, what: str, message: str, stage: str
+) -> None:
+    split = "val" if stage == "evaluate" else "train"
+    source = tmp_path / "moving"
+    shutil.copytree(load_split(project.paths, split).images_folder, source)
+    for name in ("train", "val"):
+        file = project.paths.split(name) / "split.json"
+        content = json.loads(file.read_text())
+        file.write_text(json.dumps(content | {"images_folder": str(source)}))
+    image = source / split / "000001.jpg"
+    if what == "gone":
+        image.unlink()
+    elif what == "broken":
+        image.write_bytes(image.read_bytes()[:500])
+    elif what == "resized":
+        Image.open(image).resize((128, 96)).save(image)
+    else:
+        source.rename(tmp_path / "moved")
+    if what == "moved":
+        message = message.replace("images/train", f"moving/{split}")
+    if stage == "labels":
+        shutil.rmtree(project.paths.labels)
+    project.change(teacher={"training": {"epochs": 1, "workers": 2}})
+    run: dict[str, Callable[[], object]] = {
+        "teacher": project.make_teacher,
+        "labels": project.fill_store,
+        "student": lambda: project.train("paa"),
+        "evaluate": lambda: evaluate("teacher", project.params.evaluation, project.paths),
+    }
+    with pytest.raises(UserError, match=message):
+        run[stage]()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_views_that_are_too_small_for_the_network(project, workers: int) -> None:
+    config = project.folder / "norm.py"
+    base = project.params.students["paa"].config
+    config.write_text(f"_base_ = {base!r}\nmodel = dict(neck=dict(norm_cfg=dict(type='BN')))\n")
+    project.change(
+        views={"scales": [[100, 75]]},
+        students={"paa": {"config": str(config), "method": "own"}},
+        training={"batch_size": 1, "workers": workers},
+    )
+    with pytest.raises(UserError, match=r"expected views with a side over 128 pixels .*batch_size"):
+        project.train("paa")
+
+
+def test_views_that_would_have_no_pixels(project) -> None:
+    file = load_split(project.paths, "train").annotations
+    content = json.loads(file.read_text())
+    content["images"][0] |= {"width": 2000, "height": 1}
+    file.write_text(json.dumps(content))
+    message = "resized to fit 256 x 192 pixels, an image of 2000 x 1 pixels would have 256 x 0"
+    with pytest.raises(UserError, match=message):
+        project.fill_store()

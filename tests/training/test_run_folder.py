@@ -13,8 +13,9 @@ from mmengine.hooks import Hook
 
 import pipeline.project.code
 from pipeline.data.dataset import CheckedSplit
-from pipeline.detector.model_folder import read_weights
+from pipeline.detector.checkpoint import read_weights
 from pipeline.project.digests import differences
+from pipeline.project.errors import UserError
 from pipeline.training.run import TrainingRun
 from pipeline.training.run_folder import (
     discard_old_run,
@@ -348,3 +349,50 @@ def test_a_change_that_is_undone_costs_no_step(project, labelled, tmp_path, caps
     fresh = labelled.copy(tmp_path / "fresh")
     fresh.train("lad")
     assert_equal_weights(weights(project), weights(fresh))
+
+
+def losses(project) -> list[float]:
+    return json.loads((project.paths.model("lad") / "training.json").read_text())["curves"]["loss"]
+
+
+def test_a_copied_project_goes_on_from_its_own_checkpoint(project, tmp_path: Path) -> None:
+    """mmengine writes down where a checkpoint is by its full path."""
+    train(project, stop_after=EPOCH + 1)
+    copy = project.copy(tmp_path / "copy")
+    train(project)
+    # The first project's checkpoints are gone now: were they there, they would be another's.
+    assert not project.paths.run("lad").exists()
+    assert [step for step, _ in train(copy)] == list(range(EPOCH, 2 * EPOCH))
+    assert_equal_weights(weights(copy), weights(project))
+    assert losses(copy) == losses(project)
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "gone"])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+    project, labelled, tmp_path: Path, damage: str, capsys
+) -> None:
+    project.change(training={"epochs": 3})
+    train(project, stop_after=2 * EPOCH + 1)
+    last = project.paths.run("lad") / "epoch_2.pth"
+    content = bytearray(last.read_bytes())
+    content[len(content) // 2] ^= 1
+    last.unlink()
+    if damage != "gone":
+        last.write_bytes(content if damage == "flip" else content[: len(content) // 2])
+    capsys.readouterr()
+    assert [step for step, _ in train(project)] == list(range(EPOCH, 3 * EPOCH))
+    assert "epoch_2.pth is damaged or gone: the training goes on from epoch_1.pth" in (
+        capsys.readouterr().err
+    )
+    whole = labelled.copy(tmp_path / "whole").change(training={"epochs": 3})
+    train(whole)
+    assert_equal_weights(weights(project), weights(whole))
+
+
+def test_no_checkpoint_that_is_whole_names_the_folder(project) -> None:
+    train(project, stop_after=EPOCH + 1)
+    folder = project.paths.run("lad")
+    (folder / "epoch_1.pth").write_bytes(b"")
+    with pytest.raises(UserError, match=rf"no checkpoint .* is whole .*remove {folder} to train"):
+        project.train("lad")
+    assert (folder / "last_checkpoint").is_file()
