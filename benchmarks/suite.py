@@ -8,6 +8,7 @@ import torch
 from benchmarks.assignment import measure_assignment
 from benchmarks.cluster import measure_cluster
 from benchmarks.command_line import require_parts
+from benchmarks.data import measure_data
 from benchmarks.growth import measure_growth
 from benchmarks.loader import measure_loader
 from benchmarks.measure import Figures
@@ -33,6 +34,7 @@ class Effort:
 
     Attributes:
         repeats: rounds of an alternation.
+        checked_images: of a data set.
         long_repeats: rounds of what takes seconds.
         steps: training steps.
         store_views: of the random store.
@@ -52,6 +54,7 @@ class Effort:
     """
 
     repeats: int = 5
+    checked_images: int = 300
     long_repeats: int = 3
     steps: int = 30
     store_views: int = 128
@@ -72,6 +75,7 @@ class Effort:
 
 QUICK = Effort(
     repeats=1,
+    checked_images=4,
     long_repeats=1,
     steps=2,
     store_views=2,
@@ -132,6 +136,10 @@ class Bench:
         if not (self.student or names):
             raise UserError("no student in params.yaml has the method lad; add one")
         return self.student or names[0], self.params, self.paths
+
+
+def _data(bench: Bench) -> list[Figures]:
+    return [measure_data(bench.effort.checked_images, bench.effort.repeats)]
 
 
 def _reads(bench: Bench) -> list[Figures]:
@@ -220,6 +228,7 @@ _NO_STORE = Figures([], "skipped: there is no label store yet; run `lad labels`"
 _NO_TEACHER = Figures([], "skipped: there is no teacher yet; run `lad teacher`")
 
 PARTS: dict[str, Callable[[Bench], list[Figures]]] = {
+    "data": _data,
     "reads": _reads,
     "steps": _steps,
     "mixture": _mixture,

@@ -14,12 +14,12 @@ from pipeline.ingest.settings import Data
 from pipeline.online.settings import OnlineStudent
 from pipeline.project.errors import UserError, did_you_mean
 from pipeline.project.settings import Section, is_file_name
+from pipeline.project.yaml_file import read_yaml
 from pipeline.students.settings import Student
 from pipeline.teacher.settings import TeacherSettings
 from pipeline.teacher_pass.settings import Labels
 from pipeline.training.settings import Training
 from pipeline.views.settings import Views
-from stages.yaml_file import read_yaml
 
 T = TypeVar("T")
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from mmengine.runner import Runner
 
-import pipeline.data.images  # noqa: F401  registers what loads images
+import pipeline.loading.images  # noqa: F401  registers what loads images
 from pipeline.data.coco import load_images
 from pipeline.data.dataset import load_split
 from pipeline.detector.build import without_downloads, without_waits

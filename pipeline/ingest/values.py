@@ -10,6 +10,8 @@ from pipeline.data.coco import Record
 MOST_EXACT = 2**53
 """From here on, a float may stand for several whole numbers."""
 
+_LARGE = 1e9
+"""More than any side of an image."""
 _FLAGS = {"0": 0, "1": 1, "false": 0, "true": 1}
 
 
@@ -48,6 +50,8 @@ class Values:
         box = record.get("bbox")
         if not isinstance(box, list) or len(box) != 4:
             return None
+        if all(type(side) in (int, float) and -_LARGE < side < _LARGE for side in box):
+            return box
         read = [number for side in box if (number := _finite(side)) is not None]
         if len(read) < 4:
             return None

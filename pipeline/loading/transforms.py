@@ -13,9 +13,11 @@ from mmdet.datasets.transforms import RandomFlip, Resize
 from mmdet.registry import TRANSFORMS
 from torch import Tensor
 
-import pipeline.data.images  # noqa: F401  registers what loads images
+import pipeline.loading.images  # noqa: F401  registers what loads images
 from pipeline.views.plan import View, Window
 
+SLIVER = 0.1
+"""What a crop leaves of an object, in pixels, is none if it is less wide or high."""
 META_KEYS = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor", "flip", "view_index")
 
 
@@ -23,8 +25,8 @@ META_KEYS = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor", "fl
 class ReplayView(BaseTransform):
     """Resizes, crops and flips the image and its boxes as the view says.
 
-    All objects stay, in file order. One that the crop cuts to less than a pixel is absent: it is
-    flagged as a crowd is, so that nobody learns it.
+    All objects stay, in file order. One that the crop leaves nothing or a sliver of is absent: it
+    is flagged as a crowd is, so that nobody learns it.
 
     Required keys: img, gt_bboxes, gt_ignore_flags, view. Modified keys: those of mmdet's
     `Resize`, `RandomCrop`, `RandomFlip`.
@@ -42,9 +44,9 @@ class ReplayView(BaseTransform):
 
 
 def _cut_to_nothing(whole: Tensor, left: Tensor) -> Tensor:
-    """Which boxes (N, 4) a window has cut to less than a pixel, of which an IoU says nothing."""
+    """Which boxes (N, 4) a window has cut off, or left so little of that no IoU makes sense."""
     before, after = (boxes[:, 2:] - boxes[:, :2] for boxes in (whole, left))
-    return ((after < 1) & (after < before)).any(1)
+    return ((after < SLIVER) & (after < before)).any(1)
 
 
 def _crop(results: dict[str, Any], window: Window) -> None:
