@@ -103,7 +103,7 @@ def _describe(error: Any) -> str:
         return f"{where}: there is no such setting{hint}"
     if error["type"] == "missing" and isinstance(location[-1], str):
         return f"{where}: is missing"
-    if error["type"] == "model_type":
+    if error["type"] in ("model_type", "dict_type"):
         return f"{where}: should hold settings as `name: value`, got {error['input']!r}"
     what = error["msg"].removeprefix("Value error, ")
     if error["type"] in WRONG_FORM:

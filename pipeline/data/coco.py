@@ -96,8 +96,8 @@ def _load_images(file: Path, version: tuple[int, int, int] | None) -> tuple[Anno
         raise
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"{file} is not what `lad data` writes ({error!r}); run it: it checks and completes "
-            "data sets"
+            f"{file}: expected images and annotations as `lad data` writes them, got {error!r}; "
+            "run `lad data`, which checks and completes them"
         ) from None
 
 

@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -54,8 +55,7 @@ def evaluate(name: str, settings: Evaluation, paths: Paths) -> dict[str, Any]:
             f"the model in {folder} knows {detector.bbox_head.num_classes} classes, the data set "
             f"has {len(split.classes)}: {', '.join(split.classes)}"
         )
-    for image in load_images(split.annotations):
-        View(settings.scale, flip=False).resized_shape(image.height, image.width)
+    _require_objects(split.annotations, settings)
     with tempfile.TemporaryDirectory() as scratch:
         runner = Runner(
             default_scope="mmdet",
@@ -97,13 +97,20 @@ def evaluate(name: str, settings: Evaluation, paths: Paths) -> dict[str, Any]:
     # pycocotools says -1 where there is no object to measure.
     result: dict[str, Any] = {name: value for name, value in metrics.items() if value >= 0}
     result |= {"images": len(runner.test_dataloader.dataset)}
-    if "AP" not in result:
-        raise UserError(
-            f"{split.annotations} has no object to measure; run `lad data` with a validation set "
-            "that has some"
-        )
     write_whole(paths.metrics(name), json.dumps(result, indent=1))
     return result
+
+
+def _require_objects(annotations: Path, settings: Evaluation) -> None:
+    """Refuse images without an object, and one that would have no pixels, before all is run."""
+    images = load_images(annotations)
+    for image in images:
+        View(settings.scale, flip=False).resized_shape(image.height, image.width)
+    if all(image.objects.crowd.all() for image in images):
+        raise UserError(
+            f"{annotations} has no object to measure; run `lad data` with a validation set that "
+            "has some"
+        )
 
 
 def _require_known(name: str, paths: Paths) -> None:

@@ -201,14 +201,8 @@ def sample_pass(
     loader = view_loader(dataset, batches, labels.workers)
     with tempfile.TemporaryDirectory() as folder:
         writer = StoreWriter.create(Path(folder) / "sample.zarr", layout, {})
-        try:
-            labeller = ShardLabeller(teacher.teacher, labels.soft_settings(), writer)
-            return _label(labeller, shards, loader, seconds)
-        except FileNotFoundError as error:
-            raise UserError(
-                f"an image of {train.annotations} is missing: "
-                f"{str(error).strip().splitlines()[-1]}; run `lad data`, which checks them all"
-            ) from None
+        labeller = ShardLabeller(teacher.teacher, labels.soft_settings(), writer)
+        return _label(labeller, shards, loader, seconds)
 
 
 def _places(views: npt.NDArray[np.int64], chosen: npt.NDArray[np.int64], plan: int) -> list[int]:

@@ -8,10 +8,12 @@ from mmdet.registry import TRANSFORMS
 
 from pipeline.project.errors import UserError
 
+CHECK = "run `lad data`, which checks all of them"
+
 
 @TRANSFORMS.register_module()
 class LoadCheckedImage(LoadImageFromFile):
-    """Loads an image of the checked data set, or says what has become of it since.
+    """Loads an image of the data set, or says what has become of it since `lad data`.
 
     Required keys: img_path, height, width. Added keys: those of mmcv's `LoadImageFromFile`.
     """
@@ -30,25 +32,25 @@ class LoadCheckedImage(LoadImageFromFile):
         height, width = loaded["ori_shape"]
         if (height, width) != (results["height"], results["width"]):
             raise UserError(
-                f"the image {file} has another size than when `lad data` checked it: expected "
+                f"the image {file} has another size than `lad data` has found: expected "
                 f"{results['width']} x {results['height']} pixels, found {width} x {height}; "
-                "bring the old file back, or mend its annotations and run `lad data` again"
+                f"bring the old file back, or mend its annotations, and {CHECK}"
             )
         return loaded
 
 
 def _what_became_of(file: Path, error: Exception) -> str:
-    """Why an image that `lad data` has decoded can't be loaded, and what to do."""
+    """Why an image of a data set can't be loaded, and what to do."""
     if not file.parent.is_dir():
         return (
-            f"the folder {file.parent} of the images is gone since `lad data` checked it; bring it "
-            "back, or set `data.source` to where it is now and run `lad data` again"
+            f"the folder {file.parent} of the images is gone; bring it back, or set `data.source` "
+            f"to where it is now and {CHECK}"
         )
     if isinstance(error, OSError):
         what = "is gone" if not file.exists() else f"can't be read ({error.strerror})"
     else:
-        what = "can't be decoded any more"
+        what = "can't be decoded"
     return (
-        f"the image {file} {what} since `lad data` checked it; bring it back, or take it out of "
-        "the annotation file and run `lad data` again"
+        f"the image {file} {what}; bring it back, or take it out of the annotation file, and "
+        f"{CHECK}"
     )

@@ -128,7 +128,7 @@ def test_an_image_that_is_missing_later(project) -> None:
     content = json.loads((project.folder / "source/train.json").read_text())
     for image in content["images"][1:]:
         (project.folder / "source/images" / image["file_name"]).unlink()
-    with pytest.raises(UserError, match="an image of .* is missing: .*; run `lad data`"):
+    with pytest.raises(UserError, match=r"the image .*\.jpg is gone; .* run `lad data`"):
         ask(project)
 
 

@@ -305,8 +305,8 @@ def test_a_teacher_may_begin_with_weights_of_other_classes(project, capsys) -> N
 @pytest.mark.parametrize(
     ("what", "message"),
     [
-        ("gone", r"the image .*000001\.jpg is gone since `lad data` checked it; bring it back"),
-        ("broken", r"000001\.jpg can't be decoded any more since `lad data` checked it"),
+        ("gone", r"the image .*000001\.jpg is gone; bring it back"),
+        ("broken", r"000001\.jpg can't be decoded; bring it back"),
         (
             "resized",
             r"000001\.jpg has another size .*: expected 256 x 192 pixels, found 128 x 96; bring",
