@@ -131,14 +131,14 @@ def read_coco(file: Path, remedy: str) -> dict[str, list[Record]]:
         raise UserError(f"{file} is not valid JSON: {error}; {remedy} or export it again") from None
     if not isinstance(content, dict):
         raise UserError(
-            f"{file}: expected a JSON object in COCO format, got {type(content).__name__}"
+            f"{file}: expected a JSON object in COCO format, got {type(content).__name__}; {remedy}"
         )
     for key in ("images", "annotations", "categories"):
         records = content.get(key)
         if not isinstance(records, list) or not all(isinstance(r, dict) for r in records):
             raise UserError(
                 f"{file}: expected `{key}` to be a list of objects, as in COCO format, "
-                f"got {'nothing' if records is None else type(records).__name__}"
+                f"got {'nothing' if records is None else type(records).__name__}; {remedy}"
             )
     return content
 

@@ -106,7 +106,8 @@ def _no_checkpoint(file: Path, error: Exception) -> str:
     with file.open("rb") as start:
         first = start.read(64)
     known = (what for begin, what in _NO_CHECKPOINTS.items() if first.lstrip().startswith(begin))
-    broken = f"broken or cut off ({_first(error)})" if first else "empty"
+    said = _first(error).partition(". ")[0]
+    broken = f"broken or cut off ({type(error).__name__}: {said})" if first else "empty"
     return f"{file} is not a checkpoint: it is {next(known, broken)}"
 
 

@@ -102,7 +102,7 @@ def test_an_error_during_a_progress_bar_is_the_last_line(project, lad, command: 
         shutil.copytree(folder, copied)
         content = json.loads(file.read_text()) | {"images_folder": str(copied)}
         file.write_text(json.dumps(content))
-        last = sorted(copied.rglob("*.jpg"))[-1]
+        last = sorted(copied.glob(f"{split}/*.jpg"))[-1]
         last.write_bytes(b"")
     shutil.rmtree(project.paths.labels)
     status, _, err = lad(*command.split())
