@@ -10,8 +10,8 @@ import numpy as np
 
 from benchmarks.measure import Figures, Ratio, alternate
 from pipeline.ingest.check import check_split
+from pipeline.ingest.decoded_images import DecodedImages
 from pipeline.ingest.digits import write_digits
-from pipeline.ingest.image_files import DecodedImages
 from pipeline.ingest.settings import Digits
 from pipeline.project.machine import cores
 

@@ -156,15 +156,16 @@ def _box_problem(box: list[float], image: Record) -> Problem | None:
         return Problem("box under 1 pixel wide or high", repr(box))
     inside_width = min(x + width, image["width"]) - max(x, 0)
     inside_height = min(y + height, image["height"]) - max(y, 0)
-    where = f"{box} in {image['width']} x {image['height']} pixels"
     if inside_width <= 0 or inside_height <= 0:
-        return Problem("box outside its image", where)
-    if width > FAR * image["width"] or height > FAR * image["height"]:
-        return Problem(f"box over {FAR} times as wide or high as its image", where)
-    if inside_width < 1 or inside_height < 1:
+        kind = "box outside its image"
+    elif inside_width < 1 or inside_height < 1:
         # An IoU with nearly nothing divides by nearly nothing.
-        return Problem("box under 1 pixel wide or high inside its image", where)
-    return None
+        kind = "box under 1 pixel wide or high inside its image"
+    elif width > FAR * image["width"] or height > FAR * image["height"]:
+        kind = f"box over {FAR} times as wide or high as its image"
+    else:
+        return None
+    return Problem(kind, f"{box} in {image['width']} x {image['height']} pixels")
 
 
 def _number_anew(annotations: list[Record]) -> list[str]:

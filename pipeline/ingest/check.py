@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pipeline.data.coco import SET_DATA, Record, read_coco
 from pipeline.ingest.annotations import AnnotationCheck
-from pipeline.ingest.image_files import DecodedImages
+from pipeline.ingest.decoded_images import DecodedImages
 from pipeline.ingest.images import check_images
 from pipeline.ingest.problems import Problems
 from pipeline.ingest.values import Values
@@ -77,7 +77,7 @@ def check_split(
         )
     values, found = Values(), Problems()
     categories = _check_categories(annotations, content["categories"], values)
-    files = check_images(content["images"], images, decoded, values, found)
+    files = check_images(content["images"], images, decoded or DecodedImages(), values, found)
     by_id = {image["id"]: image for image in files.records}
     category_ids = [category["id"] for category in categories]
     checked = AnnotationCheck(by_id, files.known, category_ids, values, found).check(

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.data.coco import Record
-from pipeline.ingest.image_files import DecodedImages, ImageFile, read_image_files
+from pipeline.ingest.decoded_images import DecodedImages
+from pipeline.ingest.image_files import ImageFile, read_image_files
 from pipeline.ingest.image_names import ImageNames
 from pipeline.ingest.problems import Problem, Problems
 from pipeline.ingest.values import Values, shown
@@ -35,7 +36,7 @@ class CheckedImages:
 def check_images(
     records: list[Record],
     folder: Path,
-    decoded: DecodedImages | None,
+    decoded: DecodedImages,
     values: Values,
     found: Problems,
 ) -> CheckedImages:
@@ -44,7 +45,7 @@ def check_images(
     Args:
         records: of the annotation file.
         folder: that file names start from.
-        decoded: remembers what is in files; None decodes all.
+        decoded: remembers what is in files.
         values: reads numbers.
         found: collects the problems.
     """
@@ -83,7 +84,7 @@ def check_images(
 
 
 def _read_files(
-    records: list[Record], folder: Path, decoded: DecodedImages | None
+    records: list[Record], folder: Path, decoded: DecodedImages
 ) -> list[ImageFile | Problem]:
     """The file of each image; one that several name is read once."""
     names = ImageNames(folder)
@@ -93,7 +94,7 @@ def _read_files(
         if isinstance(name, str) and name not in paths:
             paths[name] = names.find(name)
     there = sorted({path for path in paths.values() if isinstance(path, str)})
-    files = dict(zip(there, read_image_files(folder, there, decoded), strict=True))
+    files = read_image_files(folder, there, decoded)
     found: list[ImageFile | Problem] = []
     for record in records:
         name = record.get("file_name")

@@ -7,8 +7,8 @@ from typing import Any
 
 from pipeline.data.dataset import ANNOTATIONS, INFO
 from pipeline.ingest.check import CheckResult, check_split, notes_on_both, with_classes_of
+from pipeline.ingest.decoded_images import DecodedImages
 from pipeline.ingest.digits import SPLITS, write_digits
-from pipeline.ingest.image_files import DecodedImages
 from pipeline.ingest.settings import BUILT_IN_DATA, Data
 from pipeline.project.digests import digest
 from pipeline.project.errors import UserError
@@ -30,7 +30,9 @@ def prepare_data(settings: Data, paths: Paths) -> dict[str, dict[str, Any]]:
     """
     source = None if settings.source == BUILT_IN_DATA else _source_folder(settings.source, paths)
     with ExitStack() as stack:
-        decoded = stack.enter_context(DecodedImages(paths.decoded_images))
+        # The built-in images are drawn anew each time.
+        remembered = paths.decoded_images if source else None
+        decoded = stack.enter_context(DecodedImages(remembered))
         new = {name: stack.enter_context(whole_folder(paths.split(name))) for name in SPLITS}
         checked: dict[str, CheckResult] = {}
         images: dict[str, Path] = {}

@@ -21,7 +21,7 @@ class Paths:
 
     @property
     def decoded_images(self) -> Path:
-        """What is known of image files from decoding them (see `pipeline.ingest.image_files`)."""
+        """What decoding has shown of image files (see `pipeline.ingest.decoded_images`)."""
         return self.root / "decoded_images.jsonl"
 
     @property

@@ -126,9 +126,9 @@ def test_built_in_data_set():
 @pytest.mark.parametrize("source", [BUILT_IN_DATA, "coco"])
 def test_same_inputs_give_the_same_bytes(source: str):
     prepare(source=source)
-    first = contents(PATHS.root)
+    first = contents(PATHS.data)
     prepare(source=source)
-    assert contents(PATHS.root) == first
+    assert contents(PATHS.data) == first
 
 
 def test_second_run_replaces_the_first():
@@ -155,13 +155,13 @@ def test_a_corrected_validation_annotation_leaves_the_training_split_as_it_was(p
 @pytest.mark.parametrize("name", SPLITS)
 def test_an_error_in_one_split_leaves_both_as_they_were(project: Path, name: str):
     prepare()
-    first = contents(PATHS.root)
+    first = contents(PATHS.data)
     other = "val" if name == "train" else "train"
     write_coco(project / "coco", f"{other}.json", annotations=[annotation(9)])
     write_coco(project / "coco", f"{name}.json", annotations=[annotation(1, category_id=99)])
     with pytest.raises(UserError, match=rf"{name}\.json(?s:.)*annotation of an unknown category"):
         prepare()
-    assert contents(PATHS.root) == first
+    assert contents(PATHS.data) == first
     assert names_in(PATHS.data) == list(SPLITS)
 
 
