@@ -13,13 +13,14 @@ from pipeline.data.coco import load_images
 from pipeline.data.dataset import load_split
 from pipeline.detector.build import without_downloads, without_waits
 from pipeline.detector.model_folder import CONFIG, WEIGHTS, load_model
+from pipeline.detector.small_views import large_enough
 from pipeline.evaluation.settings import Evaluation
 from pipeline.project.errors import UserError, did_you_mean
 from pipeline.project.files import PARTIAL, REMOVED, write_whole
 from pipeline.project.full_memory import full_memory
 from pipeline.project.machine import loader_processes
 from pipeline.project.paths import Paths, made_by
-from pipeline.views.plan import View
+from pipeline.views.plan import View, of_image
 
 METRICS = {
     "AP": "mAP",
@@ -90,7 +91,8 @@ def evaluate(name: str, settings: Evaluation, paths: Paths) -> dict[str, Any]:
             visualizer=dict(type="Visualizer", vis_backends=[]),
             log_level="ERROR",
         )
-        with full_memory("lower evaluation.batch_size"):
+        large = large_enough(runner.model, "evaluation.batch_size")
+        with full_memory("lower evaluation.batch_size"), large:
             found = runner.test()
     # Where nothing at all was detected, CocoMetric says nothing.
     metrics = {ours: float(found.get(f"coco/bbox_{theirs}", 0)) for ours, theirs in METRICS.items()}
@@ -105,7 +107,8 @@ def _require_objects(annotations: Path, settings: Evaluation) -> None:
     """Refuse images without an object, and one that would have no pixels, before all is run."""
     images = load_images(annotations)
     for image in images:
-        View(settings.scale, flip=False).resized_shape(image.height, image.width)
+        with of_image(image.file_name):
+            View(settings.scale, flip=False).resized_shape(image.height, image.width)
     if all(image.objects.crowd.all() for image in images):
         raise UserError(
             f"{annotations} has no object to measure; run `lad data` with a validation set that "

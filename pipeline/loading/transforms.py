@@ -14,7 +14,7 @@ from mmdet.registry import TRANSFORMS
 from torch import Tensor
 
 import pipeline.loading.images  # noqa: F401  registers what loads images
-from pipeline.views.plan import View, Window
+from pipeline.views.plan import View, Window, of_image
 
 SLIVER = 0.1
 """What a crop leaves of an object, in pixels, is none if it is less wide or high."""
@@ -35,8 +35,9 @@ class ReplayView(BaseTransform):
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         """Replay the view `results["view"]`."""
         view: View = results["view"]
+        with of_image(results["img_path"]):
+            expected = view.resized_shape(*results["ori_shape"])
         results = Resize(scale=view.scale, keep_ratio=True)(results)
-        expected = view.resized_shape(*results["ori_shape"])
         assert results["img_shape"][:2] == expected, (results["img_shape"], expected)
         if view.crop:
             _crop(results, view.crop)

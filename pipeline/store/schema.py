@@ -32,7 +32,7 @@ import numpy.typing as npt
 from pipeline.data.coco import AnnotatedImage, objects_digest
 from pipeline.project.errors import UserError
 from pipeline.store.coding import RUN
-from pipeline.views.plan import Shape
+from pipeline.views.plan import Shape, of_image
 from pipeline.views.priors import PaddedViews
 
 FORMAT_VERSION = 4
@@ -194,10 +194,11 @@ def plan_store(
     geometry: list[tuple[int, ...]] = []
     for image in images:
         size = image.height, image.width
-        for number in range(len(plan)):
-            view = plan.view(number, image.image_id, *size)
-            padded.append(views.padded(view, *size))
-            geometry.append(view.geometry(*size))
+        with of_image(image.file_name):
+            for number in range(len(plan)):
+                view = plan.view(number, image.image_id, *size)
+                padded.append(views.padded(view, *size))
+                geometry.append(view.geometry(*size))
     shapes = sorted(set(padded))
     index = {shape: number for number, shape in enumerate(shapes)}
     bucket = np.array([index[shape] for shape in padded], np.int32)

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from pipeline.data.coco import load_images
 from pipeline.data.dataset import load_split
 from pipeline.detector.build import preprocessing
+from pipeline.detector.small_views import large_enough
 from pipeline.loading.collate import view_loader
 from pipeline.loading.dataset import view_dataset
 from pipeline.loading.transforms import ALL_OBJECTS
@@ -85,7 +86,8 @@ def fill_store(labels: Labels, views: Views, paths: Paths, replace: bool) -> dic
                 f"remove {paths.labels}, which keeps the batch sizes that it was begun with, lower "
                 "labels.batch_size (or labels.bucket_batch_sizes) and run `lad labels` again"
             )
-            with full_memory(remedy), _progress(writer, pending) as bar:
+            large = large_enough(teacher.detector, "labels.batch_size")
+            with full_memory(remedy), large, _progress(writer, pending) as bar:
                 if local:
                     dataset = view_dataset(train, plan, ALL_OBJECTS)
                     # Rounding depends on what is in a batch: an unfinished store keeps its own.

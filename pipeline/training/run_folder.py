@@ -79,7 +79,7 @@ def newest_checkpoint(folder: Path) -> Path | None:
             f"no checkpoint of the training in {folder} is whole (the last was {last}); remove "
             f"{folder} to train from the beginning"
         )
-    if whole.name != last and is_first():
+    if _epoch(whole) < _epoch(Path(last)) and is_first():
         note(f"{folder / last} is damaged or gone: the training goes on from {whole.name}")
     return whole
 

@@ -6,7 +6,8 @@ short side, in either order.
 
 import hashlib
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -23,6 +24,15 @@ Window = tuple[int, int, int, int]
 
 WINDOW_STEP = 64
 """Sides of windows of a relative size are multiples of it, so that buckets stay few."""
+
+
+@contextmanager
+def of_image(name: str) -> Iterator[None]:
+    """Say of which image an error is."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"the image {name}: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -55,9 +65,9 @@ class View:
         if 0 in resized:
             long, short = max(self.scale), min(self.scale)
             raise UserError(
-                f"resized to fit {long} x {short} pixels, an image of {width} x {height} pixels "
-                f"would have {resized[1]} x {resized[0]}: leave it out of the annotation file, or "
-                "set larger scales"
+                f"resized to fit {long} x {short} pixels, {width} x {height} pixels would become "
+                f"{resized[1]} x {resized[0]}: leave the image out of the annotation file, or set "
+                "larger scales"
             )
         return resized
 

@@ -147,6 +147,18 @@ def test_a_teacher_that_is_not_finite_labels_nothing(
         assert LabelStore(project.paths.labels).missing_shards() == 12
 
 
+def test_views_that_are_too_small_for_group_norm(project, lad) -> None:
+    model = zoo_model("GFL")  # 32 channels in 32 groups
+    state = random_network(model).state_dict()
+    save_model(project.paths.teacher, model, state, {"name": "teacher", "method": "own"})
+    project.change(views={"scales": [[100, 75]]}, labels={"batch_size": 1})
+    status, _, err = lad("labels", "--replace")
+    assert status == 1
+    assert last_line(err).endswith(
+        "expected views with a side over 128 pixels (views.scales), or a labels.batch_size above 1"
+    )
+
+
 def test_a_store_in_which_most_objects_have_no_positive_says_so(project, lad, capsys) -> None:
     model = zoo_model("RetinaNet")
     model.train_cfg.assigner.update(pos_iou_thr=0.95, match_low_quality=False)

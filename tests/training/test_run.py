@@ -311,7 +311,7 @@ def test_a_teacher_may_begin_with_weights_of_other_classes(project, capsys) -> N
             "resized",
             r"000001\.jpg has another size .*: expected 256 x 192 pixels, found 128 x 96; bring",
         ),
-        ("moved", r"the folder .*images/train of the images is gone .*set `data\.source`"),
+        ("moved", r"the folder .*images/train of the images is gone; .*set `data\.source`"),
     ],
 )
 @pytest.mark.parametrize("stage", ["teacher", "labels", "student", "evaluate"])
@@ -368,6 +368,9 @@ def test_views_that_would_have_no_pixels(project) -> None:
     content = json.loads(file.read_text())
     content["images"][0] |= {"width": 2000, "height": 1}
     file.write_text(json.dumps(content))
-    message = "resized to fit 256 x 192 pixels, an image of 2000 x 1 pixels would have 256 x 0"
+    message = (
+        r"the image train/000001\.jpg: resized to fit 256 x 192 pixels, 2000 x 1 pixels would "
+        "become 256 x 0: leave"
+    )
     with pytest.raises(UserError, match=message):
         project.fill_store()

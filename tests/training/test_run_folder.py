@@ -389,6 +389,16 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     assert_equal_weights(weights(project), weights(whole))
 
 
+def test_a_checkpoint_that_was_being_written_is_left_aside(project, capsys) -> None:
+    """A kill can leave part of one that is not recorded yet; the last recorded one is whole."""
+    train(project, stop_after=EPOCH + 1)
+    folder = project.paths.run("lad")
+    (folder / "epoch_2.pth").write_bytes((folder / "epoch_1.pth").read_bytes()[:999])
+    capsys.readouterr()
+    assert [step for step, _ in train(project)] == list(range(EPOCH, 2 * EPOCH))
+    assert "damaged" not in capsys.readouterr().err
+
+
 def test_no_checkpoint_that_is_whole_names_the_folder(project) -> None:
     train(project, stop_after=EPOCH + 1)
     folder = project.paths.run("lad")
