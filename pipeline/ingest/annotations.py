@@ -57,15 +57,15 @@ class AnnotationCheck:
         self.category_ids = set(category_ids)
         self.values = values
         self.found = found
-        self._taken: set[tuple[int, int]] = set()
+        self._taken: set[tuple[float | None, ...]] = set()
 
     def check(self, annotations: list[Record]) -> CheckedAnnotations:
         """Check all annotations of a file.
 
         Those marked `ignore` are left out, as mmdet skips them, and so are those of images with a
-        problem. Of annotations of an image with the same id the first stays. Ids that stand in
-        several images are numbered anew, as nothing refers to them; so is 0, because pycocotools
-        takes a detection that matches it for an unmatched one.
+        problem. Of the same object with the same id the first stays. Ids that stand twice otherwise
+        are numbered anew, as nothing refers to them; so is 0, because pycocotools takes a detection
+        that matches it for an unmatched one.
         """
         left_out: Counter[str] = Counter()
         kept: list[Record] = []
@@ -97,8 +97,6 @@ class AnnotationCheck:
             )
         if image_id is None or image_id not in self.images:
             return Problem("annotation of an unknown image", shown(annotation.get("image_id")))
-        if (image_id, id_) in self._taken:
-            return Problem("annotation id stands twice", "in the same image")
         category_id = values.whole(annotation, "category_id")
         if category_id not in self.category_ids:
             return Problem(
@@ -113,7 +111,9 @@ class AnnotationCheck:
             return Problem("box is not four finite numbers", _told(annotation.get("bbox")))
         if problem := _box_problem(box, self.images[image_id]):
             return problem
-        self._taken.add((image_id, id_))
+        if (same := (image_id, id_, category_id, *box)) in self._taken:
+            return Problem("annotation id stands twice", "the same object in the same image")
+        self._taken.add(same)
         return {
             "id": id_,
             "image_id": image_id,
@@ -169,12 +169,12 @@ def _box_problem(box: list[float], image: Record) -> Problem | None:
 
 
 def _number_anew(annotations: list[Record]) -> list[str]:
-    """Give ids that pycocotools can tell apart; returns a note if they stood in several images."""
+    """Give ids that pycocotools can tell apart; returns a note where ids were not."""
     ids = [annotation["id"] for annotation in annotations]
     if len(set(ids)) < len(ids):
         for number, annotation in enumerate(annotations, 1):
             annotation["id"] = number
-        return ["annotation ids stand in several images: all were numbered anew"]
+        return ["annotation ids stand more than once: all were numbered anew"]
     for annotation in annotations:
         if annotation["id"] == 0:
             annotation["id"] = max(ids) + 1

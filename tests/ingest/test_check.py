@@ -341,11 +341,12 @@ def test_ids_that_restart_in_each_image_are_numbered_anew(tmp_path: Path):
         annotation(1, bbox=[1, 2, 3, 4]),
         annotation(0, image_id=2),
         annotation(1, image_id=2, category_id=3),
+        annotation(1, image_id=2, bbox=[1, 2, 3, 4]),  # nor does an image tell them apart
     ]
     split = check(tmp_path, annotations=annotations)
     expected = [one | {"id": number} for number, one in enumerate(annotations, 1)]
     assert split.annotations["annotations"] == expected
-    assert split.notes == ["annotation ids stand in several images: all were numbered anew"]
+    assert split.notes == ["annotation ids stand more than once: all were numbered anew"]
 
 
 def test_an_image_with_more_objects_than_a_store_can_count(tmp_path: Path):
