@@ -220,6 +220,10 @@ def test_source_in_the_output_folder_is_not_deleted():
         ({"val": {"annotations": "no.json", "images": "images"}}, r"can't read .*coco/no\.json"),
         ({"val": {"annotations": "val.json", "images": "no"}}, "no folder coco/no"),
         (
+            {"val": {"annotations": "empty.json", "images": "images"}},
+            r"coco/empty\.json: there is no object to learn or to measure",
+        ),
+        (
             {"val": {"annotations": "other.json", "images": "images"}},
             r"categories of val, by name.* only in val: \['bird'\]",
         ),
@@ -228,6 +232,7 @@ def test_source_in_the_output_folder_is_not_deleted():
 def test_wrong_settings(project: Path, data: dict[str, Any], message: str):
     birds = [{"id": 7, "name": "bird"}]
     write_coco(project / "coco", "other.json", annotations=[annotation(1)], categories=birds)
+    write_coco(project / "coco", "empty.json", annotations=[])
     with pytest.raises(UserError, match=message):
         prepare(**data)
     assert not list(PATHS.data.glob("*"))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import zarr
+from mmdet.structures.bbox import HorizontalBoxes
 from mmengine.dataset import pseudo_collate
 from torch.utils.data import DataLoader
 
@@ -16,14 +17,14 @@ from pipeline.data.dataset import load_split
 from pipeline.inspection.estimate import PassSettings, estimate
 from pipeline.inspection.estimate import describe as describe_estimate
 from pipeline.inspection.store_info import describe, summarise
-from pipeline.loading.transforms import NO_LABELS, view_pipeline
+from pipeline.loading.transforms import NO_LABELS, ReplayView, view_pipeline
 from pipeline.project.digests import digest
 from pipeline.project.errors import UserError
 from pipeline.store.fingerprint import column_digests, metadata_digests
 from pipeline.store.reader import LabelStore
 from pipeline.store.schema import VIEW_COLUMNS
 from pipeline.verification.verify import verify_labels
-from pipeline.views.plan import read_plan, view_plan
+from pipeline.views.plan import View, read_plan, view_plan
 from pipeline.views.settings import Views
 from stages.params import load_params
 from tests.conftest import ROOT
@@ -130,6 +131,32 @@ def test_replay_is_that_of_mmdets_transforms(sampled) -> None:
         assert torch.equal(own.gt_instances.labels, expected.gt_instances.labels)
         flips += own.flip
     assert 0 < flips < len(ours)
+
+
+@pytest.mark.parametrize(
+    ("box", "is_absent"),
+    [
+        ([10, 10, 40, 40], False),
+        ([0, 10, 20.05, 40], True),  # a twentieth of a pixel is left
+        ([0, 10, 20.25, 40], False),  # as of mmdet's RandomCrop
+        ([0, 10, 20, 40], True),
+        ([50, 59.95, 70, 80], True),
+        ([30, 30, 30.05, 40], False),  # as small as that before
+    ],
+)
+def test_a_sliver_that_a_crop_leaves_is_no_object(box: list[float], is_absent: bool) -> None:
+    results = {
+        "img": np.zeros((100, 100, 3), np.uint8),
+        "ori_shape": (100, 100),
+        "img_shape": (100, 100),
+        "img_path": "a.png",
+        "gt_bboxes": HorizontalBoxes(torch.tensor([box, [30.0, 30, 50, 50]])),
+        "gt_ignore_flags": np.zeros(2, bool),
+        "view": View(scale=(100, 100), flip=False, crop=(10, 20, 50, 60)),
+    }
+    replayed = ReplayView()(results)
+    assert replayed["gt_ignore_flags"].tolist() == [is_absent, False]
+    assert len(replayed["gt_bboxes"]) == 2
 
 
 def test_replay_does_not_depend_on_workers_or_order(sampled) -> None:
