@@ -1,7 +1,9 @@
 """COCO metrics of a detector on the validation images, by mmdet's `CocoMetric` (pycocotools)."""
 
+import io
 import json
 import tempfile
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +94,9 @@ def evaluate(name: str, settings: Evaluation, paths: Paths) -> dict[str, Any]:
             log_level="ERROR",
         )
         large = large_enough(runner.model, "evaluation.batch_size")
-        with full_memory("lower evaluation.batch_size"), large:
+        # pycocotools prints a table with -1 for what there is nothing of.
+        quiet = redirect_stdout(io.StringIO())
+        with full_memory("lower evaluation.batch_size"), large, quiet:
             found = runner.test()
     # Where nothing at all was detected, CocoMetric says nothing.
     metrics = {ours: float(found.get(f"coco/bbox_{theirs}", 0)) for ours, theirs in METRICS.items()}

@@ -17,7 +17,6 @@ import stages.cli
 from pipeline.data.dataset import load_split
 from pipeline.detector.checkpoint import read_weights
 from pipeline.detector.model_folder import save_model
-from pipeline.evaluation.evaluate import evaluate
 from pipeline.store.reader import LabelStore
 from tests.coco_builder import annotation, contents, image, write_coco
 from tests.heads.zoo import random_network, zoo_model
@@ -193,7 +192,10 @@ def test_sizes_without_objects_have_no_metric(project, lad) -> None:
     content = json.loads(file.read_text())
     content["annotations"] = [one for one in content["annotations"] if one["area"] > 32**2]
     file.write_text(json.dumps(content))
-    metrics = evaluate("teacher", project.params.evaluation, project.paths)
+    status, out, _ = lad("evaluate", "teacher")
+    assert status == 0
+    assert re.fullmatch(r"AP 0\.\d{3}  AP50 0\.\d{3}  AP75 0\.\d{3}\n", out)
+    metrics = json.loads(project.paths.metrics("teacher").read_text())
     assert "APs" not in metrics
     assert {"AP", "AP50", "AP75", "APm"} <= metrics.keys()
     assert min(metrics.values()) >= 0
