@@ -17,6 +17,8 @@ import numpy.typing as npt
 from pipeline.project.errors import UserError
 
 Record = dict[str, Any]
+MOST_OBJECTS = np.iinfo(np.int16).max
+"""Of an image: a label store numbers them by int16."""
 SET_DATA = "set `data.source` and the split's `annotations`"
 """What to do where an annotation file is missing."""
 

@@ -20,6 +20,10 @@ PREFIXES = ("module.", "_orig_mod.", "model.")
 EMA = "ema_"
 """mmdet 2 keeps the average's counterpart of each weight under such a name; the average itself
 stands where the weight would."""
+OTHER_CLASSES = (
+    "; if it knows other classes, have a teacher's training begin from it: teacher.load_from "
+    "instead of teacher.checkpoint; layers of another shape are new then"
+)
 LISTED = 5
 
 _NO_CHECKPOINTS = {
@@ -146,19 +150,10 @@ def load_weights(
         raise UserError(
             f"the weights in {source} do not fit the model (its config and number of classes): "
             + _listed(problems + shapes)
-            + _remedy(problems, shapes)
+            + ("" if problems else OTHER_CLASSES)
         )
     require_finite(state, f"the weights in {source}")
     detector.load_state_dict(state)
-
-
-def _remedy(problems: list[str], shapes: list[str]) -> str:
-    if problems:
-        return ""
-    return (
-        "; if it knows other classes, have a teacher's training begin from it: "
-        "teacher.load_from instead of teacher.checkpoint; layers of another shape are new then"
-    )
 
 
 def require_finite(state: dict[str, Tensor], whose: str) -> None:

@@ -3,14 +3,10 @@
 from collections import Counter
 from dataclasses import dataclass
 
-import numpy as np
-
-from pipeline.data.coco import Record
+from pipeline.data.coco import MOST_OBJECTS, Record
 from pipeline.ingest.problems import Problem, Problems
 from pipeline.ingest.values import Values, positive, shown
 
-MOST_OBJECTS = np.iinfo(np.int16).max
-"""Of an image, which a label store can count."""
 MOST_DETECTIONS = 100
 """Of an image, which COCO's evaluation counts, and most heads give."""
 

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.data.coco import AnnotatedImage, objects_digest
+from pipeline.data.coco import MOST_OBJECTS, AnnotatedImage, objects_digest
 from pipeline.project.errors import UserError
 from pipeline.store.coding import RUN
 from pipeline.views.plan import Shape, of_image
@@ -184,10 +184,10 @@ def plan_store(
         UserError: an image has more objects than int16 can count.
     """
     for image in images:
-        if len(image.objects.boxes) > np.iinfo(np.int16).max:
+        if len(image.objects.boxes) > MOST_OBJECTS:
             raise UserError(
                 f"image {image.image_id} has {len(image.objects.boxes)} objects; "
-                f"a store can hold at most {np.iinfo(np.int16).max} an image"
+                f"a store can hold at most {MOST_OBJECTS} an image"
             )
     plan = views.plan
     padded: list[Shape] = []
