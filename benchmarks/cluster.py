@@ -7,10 +7,10 @@ from typing import Any
 
 from benchmarks.measure import Figures, Ratio, alternate
 from benchmarks.synthetic import borrow_project
-from benchmarks.teacher_pass import labels_of_part
+from benchmarks.teacher_pass import pass_over_part
 from pipeline.project.paths import Paths
 from pipeline.teacher_pass.run import fill_store
-from pipeline.teacher_pass.settings import Cluster, Labels
+from pipeline.teacher_pass.settings import Cluster, Labels, TeacherPass
 from pipeline.views.settings import Views
 
 WORKERS = (1, 2)
@@ -19,12 +19,18 @@ BAR = 1.6
 
 
 def measure_cluster(
-    labels: Labels, views: Views, paths: Paths, images: int, repeats: int
+    labels: Labels,
+    teacher_pass: TeacherPass,
+    views: Views,
+    paths: Paths,
+    images: int,
+    repeats: int,
 ) -> Figures:
     """Run passes with one and with two workers of one thread; their start does not count.
 
     Args:
-        labels: the settings of the pass.
+        labels: what is stored.
+        teacher_pass: how it is made.
         views: which views there are.
         paths: where data and teacher are.
         images: of the data set to take.
@@ -40,12 +46,12 @@ def measure_cluster(
         with tempfile.TemporaryDirectory() as folder:
             own = borrow_project(part, Path(folder) / "out")
             settings = fitting.model_copy(update=changed)
-            reports[count].append(fill_store(settings, views, own, replace=False))
+            reports[count].append(fill_store(labels, settings, views, own, replace=False))
 
     ways = {str(count): lambda number, count=count: run(count, number) for count in WORKERS}
     with tempfile.TemporaryDirectory() as folder:
         part = borrow_project(paths, Path(folder) / "part", images)
-        fitting = labels_of_part(labels, views, part)
+        fitting = pass_over_part(teacher_pass, views, part)
         alternate(ways, repeats, warmup=0)
     one, two = (
         statistics.median(report["views_per_second"] for report in reports[count])

@@ -26,7 +26,7 @@ SLACK = 1.1
 
 def run_pass(params: Params, paths: Paths) -> dict[str, Any]:
     """The report of a teacher pass in this process, with its `peak` of memory in bytes."""
-    report = fill_store(params.labels, params.views, paths, replace=False)
+    report = fill_store(params.labels, params.teacher_pass, params.views, paths, replace=False)
     return report | {"peak": peak_memory()}
 
 

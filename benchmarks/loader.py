@@ -41,8 +41,10 @@ def measure_loader(items: int, workers: Sequence[int], repeats: int, memory_item
         memory_items: to load in this process, a tenth of them before memory is first read.
     """
     with tempfile.TemporaryDirectory() as folder:
-        params, paths = write_project(Path(folder), MODEL, SCENES, SIZE, labels={"workers": 0})
-        fill_store(params.labels, params.views, paths, replace=False)
+        params, paths = write_project(
+            Path(folder), MODEL, SCENES, SIZE, teacher_pass={"workers": 0}
+        )
+        fill_store(params.labels, params.teacher_pass, params.views, paths, replace=False)
         datasets = {method: _dataset(params.views, paths, method) for method in ("none", *BARS)}
         ratios, seconds = [], {}
         for count in workers:

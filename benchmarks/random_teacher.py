@@ -36,8 +36,8 @@ from pipeline.data.dataset import CheckedSplit
 from pipeline.detector.build import build_detector
 from pipeline.heads.batch_grid import BatchGrid, ground_truth
 from pipeline.heads.paa_costs import HeadOutputs
-from pipeline.store.schema import plan_store
-from pipeline.store.writer import StoreWriter
+from pipeline.store.schema import plan_store, unfinished
+from pipeline.store.writer import Chunks, StoreWriter
 from pipeline.teacher_pass.fingerprint import labels_fingerprint
 from pipeline.teacher_pass.label import ForwardPass, label_rows
 from pipeline.teacher_pass.settings import Labels
@@ -249,13 +249,16 @@ def random_objects(rng: np.random.Generator, count: int, size: tuple[int, int] =
     )
 
 
-def write_random_store(path: Path, views: int, labels: Labels, seed: int = 0) -> None:
+def write_random_store(
+    path: Path, views: int, labels: Labels, shard_rows: int, seed: int = 0
+) -> None:
     """Write a complete store of one view of each of `views` random images.
 
     Args:
         path: where there is nothing yet.
         views: how many; each takes about 0.2 s.
-        labels: the settings of the coding, and the rows of a shard.
+        labels: the settings of the coding.
+        shard_rows: rows of a shard.
         seed: decides objects and outputs.
     """
     teacher = RandomTeacher(seed)
@@ -265,20 +268,21 @@ def write_random_store(path: Path, views: int, labels: Labels, seed: int = 0) ->
     layout = plan_store(
         images,
         PaddedViews(plan, teacher.grid, DIVISOR),
-        labels.shard_rows,
+        shard_rows,
         CLASSES if soft else 0,
     )
     classes = tuple(f"class {number}" for number in range(CLASSES))
     split = CheckedSplit(classes, Path("random"), Path("random"), "", "")
-    writer = StoreWriter.create(path, layout, labels_fingerprint(split, teacher, MODEL, plan, soft))
+    fingerprint = labels_fingerprint(split, teacher, MODEL, plan, soft)
+    writer = StoreWriter.create(unfinished(path), layout, fingerprint)
     with tqdm(total=views, desc="random store", unit="view") as bar:
         for shard in layout.shards():
-            parts = []
+            chunks: Chunks = {}
             for view in shard.views:
                 drawn = draw_view(teacher, images[view].objects, SCALE)
                 rows, _ = label_rows(teacher, drawn.forward_pass(), soft)
-                parts.append(rows)
+                for name, more in writer.encode(shard, rows).items():
+                    chunks.setdefault(name, []).extend(more)
                 bar.update()
-            writer.write(
-                shard, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-            )
+            writer.write(shard, chunks)
+    writer.finish(path)

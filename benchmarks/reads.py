@@ -7,7 +7,7 @@ from benchmarks.measure import Figures, Ratio
 from benchmarks.random_teacher import CLASSES, SCALE, write_random_store
 from benchmarks.read_times import time_reads
 from pipeline.inspection.store_info import summarise
-from pipeline.teacher_pass.settings import Labels
+from pipeline.teacher_pass.settings import Labels, TeacherPass
 
 BARS = {"assignment": 10, "soft scores": 4}
 
@@ -16,14 +16,14 @@ def measure_reads(labels: Labels, views: int, reads: int) -> Figures:
     """Write a random store into a temporary folder, read views of it, and throw it away.
 
     Args:
-        labels: the settings of the coding, and the rows of a shard; soft scores are always there.
+        labels: the settings of the coding; soft scores are always there.
         views: of the store.
         reads: as in `time_reads`.
     """
     labels = labels.model_copy(update={"soft": True})
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "random.zarr"
-        write_random_store(path, views, labels)
+        write_random_store(path, views, labels, TeacherPass().shard_rows)
         sizes = {name: size.stored / views for name, size in summarise(path).sizes.items()}
         times = time_reads(path, reads)
     ratios = [

@@ -13,10 +13,10 @@ from tqdm import tqdm
 
 from benchmarks.measure import Figures, Ratio, in_own_process
 from benchmarks.synthetic import borrow_project
-from benchmarks.teacher_pass import labels_of_part
+from benchmarks.teacher_pass import pass_over_part
 from pipeline.project.paths import Paths
 from pipeline.teacher_pass.run import fill_store
-from pipeline.teacher_pass.settings import Labels
+from pipeline.teacher_pass.settings import Labels, TeacherPass
 from pipeline.views.settings import Views
 
 SPEEDUPS = {
@@ -26,7 +26,12 @@ SPEEDUPS = {
 
 
 def measure_speedups(
-    labels: Labels, views: Views, paths: Paths, images: int, repeats: int
+    labels: Labels,
+    teacher_pass: TeacherPass,
+    views: Views,
+    paths: Paths,
+    images: int,
+    repeats: int,
 ) -> Figures:
     """Run passes without each piece in turn, each in a process of its own.
 
@@ -34,7 +39,8 @@ def measure_speedups(
     count in it.
 
     Args:
-        labels: the settings of the pass.
+        labels: what is stored.
+        teacher_pass: how it is made.
         views: which views there are.
         paths: where data and teacher are.
         images: of the data set to take.
@@ -43,11 +49,11 @@ def measure_speedups(
     seconds: dict[str, list[float]] = {without: [] for without in ("nothing", *SPEEDUPS)}
     with tempfile.TemporaryDirectory() as folder:
         part = borrow_project(paths, Path(folder) / "part", images)
-        fitting = labels_of_part(labels, views, part)
+        fitting = labels, pass_over_part(teacher_pass, views, part), views
         for _ in tqdm(range(repeats), desc="bench", unit="round", delay=2):
             for without, spent in seconds.items():
                 keep_memory = without != "memory"
-                call = (_seconds_of_pass, fitting, views, part, without)
+                call = (_seconds_of_pass, fitting, part, without)
                 spent.append(in_own_process(*call, keep_memory=keep_memory))
     middle = {without: statistics.median(spent) for without, spent in seconds.items()}
     ratios = [
@@ -58,7 +64,9 @@ def measure_speedups(
     return Figures(ratios, note, {"seconds": seconds})
 
 
-def _seconds_of_pass(labels: Labels, views: Views, paths: Paths, without: str) -> float:
+def _seconds_of_pass(
+    settings: tuple[Labels, TeacherPass, Views], paths: Paths, without: str
+) -> float:
     """Processor seconds of the second of two passes in this process and its loaders."""
     if without == "pooling":
         mock.patch("pipeline.teacher_pass.teacher.pool_quickly").start()
@@ -67,7 +75,7 @@ def _seconds_of_pass(labels: Labels, views: Views, paths: Paths, without: str) -
         with tempfile.TemporaryDirectory() as folder:
             own = borrow_project(paths, Path(folder) / "out")
             before = _processor_seconds()
-            fill_store(labels, views, own, replace=False)
+            fill_store(*settings, own, replace=False)
             seconds = _processor_seconds() - before
     return seconds
 

@@ -213,10 +213,10 @@ def measure_large_steps(repeats: int) -> Figures:
             images=2 * BATCHES,
             size=(512, 512),
             training={"batch_size": 2},
-            labels={"batch_size": 2, "workers": 0},
+            teacher_pass={"batch_size": 2, "workers": 0},
             students={"r18": {"config": str(LARGE_STUDENT), "method": "lad"}},
         )
-        fill_store(params.labels, params.views, paths, replace=False)
+        fill_store(params.labels, params.teacher_pass, params.views, paths, replace=False)
         ways = ("cached lad", "online LAD (mmdet)", "online LAD (batched)", "constant labels")
         seconds = alternate(step_calls("r18", params, paths, ways), repeats, warmup=1)
     middle = medians(seconds)

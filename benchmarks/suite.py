@@ -181,7 +181,7 @@ def _pass(bench: Bench) -> list[Figures]:
     figures = [_NO_TEACHER]
     if params:
         what = "the project's teacher"
-        project = params.labels, params.views, bench.paths
+        project = params.labels, params.teacher_pass, params.views, bench.paths
         figures = [measure_pass(*project, effort.pass_images, effort.repeats, 0.9, what)]
     if bench.large:
         figures.append(measure_large_pass(effort.large_images, effort.repeats))
@@ -197,7 +197,7 @@ def _cluster(bench: Bench) -> list[Figures]:
     effort, params = bench.effort, bench.params_with_teacher()
     if not params:
         return [_NO_TEACHER]
-    project = params.labels, params.views, bench.paths
+    project = params.labels, params.teacher_pass, params.views, bench.paths
     return [measure_cluster(*project, effort.pass_images, effort.long_repeats)]
 
 
@@ -220,7 +220,7 @@ def _speedups(bench: Bench) -> list[Figures]:
     effort, params = bench.effort, bench.params_with_teacher()
     if not params:
         return [_NO_TEACHER]
-    project = params.labels, params.views, bench.paths
+    project = params.labels, params.teacher_pass, params.views, bench.paths
     return [measure_speedups(*project, effort.pass_images // 4, effort.repeats)]
 
 

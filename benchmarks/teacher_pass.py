@@ -29,7 +29,7 @@ from pipeline.project.paths import Paths
 from pipeline.store.schema import StoreLayout, plan_store
 from pipeline.teacher_pass.label import batches_of
 from pipeline.teacher_pass.run import fill_store
-from pipeline.teacher_pass.settings import Labels
+from pipeline.teacher_pass.settings import Labels, TeacherPass
 from pipeline.views.plan import view_plan
 from pipeline.views.priors import PaddedViews
 from pipeline.views.settings import Views
@@ -45,11 +45,13 @@ OTHER_BAR = 0.8
 Collate = Callable[[Sequence[Any]], Any]
 
 
-def infer(labels: Labels, views: Views, paths: Paths, collate: Collate = pseudo_collate) -> int:
+def infer(
+    teacher_pass: TeacherPass, views: Views, paths: Paths, collate: Collate = pseudo_collate
+) -> int:
     """The bare loop: load the network, then load views and run it on them, as mmdet does.
 
     Args:
-        labels: the settings of the pass.
+        teacher_pass: the settings.
         views: which views there are.
         paths: where data and teacher are.
         collate: makes a batch; mmengine's, or ours.
@@ -61,15 +63,15 @@ def infer(labels: Labels, views: Views, paths: Paths, collate: Collate = pseudo_
     detector, model = load_model(paths.teacher, "lad teacher")
     detector.to(get_device())
     preprocess = MODELS.build(model.data_preprocessor).to(get_device())
-    layout = _layout(labels, views, split, detector, model)
+    layout = _layout(teacher_pass, views, split, detector, model)
     loader: DataLoader[Any] = DataLoader(
         view_dataset(split, view_plan(views), ALL_OBJECTS),
         batch_sampler=[
             batch
             for shard in layout.shards()
-            for batch in batches_of(shard, layout, labels.model_dump())
+            for batch in batches_of(shard, layout, teacher_pass.model_dump())
         ],
-        num_workers=loader_processes(labels.workers),
+        num_workers=loader_processes(teacher_pass.workers),
         collate_fn=collate,
     )
     shown = 0
@@ -82,7 +84,7 @@ def infer(labels: Labels, views: Views, paths: Paths, collate: Collate = pseudo_
 
 
 def _layout(
-    labels: Labels,
+    teacher_pass: TeacherPass,
     views: Views,
     split: CheckedSplit,
     detector: SingleStageDetector,
@@ -90,28 +92,29 @@ def _layout(
 ) -> StoreLayout:
     divisor = preprocessing(model)["pad_size_divisor"]
     padded_views = PaddedViews(view_plan(views), family_of(detector.bbox_head).grid, divisor)
-    return plan_store(load_images(split.annotations), padded_views, labels.shard_rows, 0)
+    return plan_store(load_images(split.annotations), padded_views, teacher_pass.shard_rows, 0)
 
 
-def labels_of_part(labels: Labels, views: Views, paths: Paths) -> Labels:
+def pass_over_part(teacher_pass: TeacherPass, views: Views, paths: Paths) -> TeacherPass:
     """The settings of a pass over some of a project's images.
 
     A pass refuses a batch size for a bucket without views, and some images may have none in it.
 
     Args:
-        labels: the settings for all images.
+        teacher_pass: the settings for all images.
         views: which views there are.
         paths: where those images and the teacher are.
     """
     split = load_split(paths, "train")
-    layout = _layout(labels, views, split, *load_model(paths.teacher, "lad teacher"))
+    layout = _layout(teacher_pass, views, split, *load_model(paths.teacher, "lad teacher"))
     names = [bucket.name for bucket in layout.buckets]
-    sizes = {name: size for name, size in labels.bucket_batch_sizes.items() if name in names}
-    return labels.model_copy(update={"bucket_batch_sizes": sizes})
+    sizes = {name: size for name, size in teacher_pass.bucket_batch_sizes.items() if name in names}
+    return teacher_pass.model_copy(update={"bucket_batch_sizes": sizes})
 
 
 def measure_pass(
     labels: Labels,
+    teacher_pass: TeacherPass,
     views: Views,
     paths: Paths,
     images: int,
@@ -123,7 +126,8 @@ def measure_pass(
     """Time whole passes, from loading the teacher to the report, and as much of the bare loop.
 
     Args:
-        labels: the settings of the pass; soft scores are always written.
+        labels: what is stored; soft scores always.
+        teacher_pass: how it is made.
         views: which views there are.
         paths: where data and teacher are.
         images: of the data set to take.
@@ -134,8 +138,9 @@ def measure_pass(
     """
     with tempfile.TemporaryDirectory() as folder:
         bare = borrow_project(paths, Path(folder) / "bare", images)
-        labels = labels_of_part(labels.model_copy(update={"soft": True}), views, bare)
-        count = infer(labels, views, bare)
+        labels = labels.model_copy(update={"soft": True})
+        teacher_pass = pass_over_part(teacher_pass, views, bare)
+        count = infer(teacher_pass, views, bare)
         fresh = {
             number: borrow_project(paths, Path(folder) / str(number), images)
             for number in range(-1, repeats)
@@ -143,14 +148,14 @@ def measure_pass(
         reports: dict[int, dict[str, Any]] = {}
 
         def run(number: int) -> None:
-            reports[number] = fill_store(labels, views, fresh[number], replace=False)
+            reports[number] = fill_store(labels, teacher_pass, views, fresh[number], replace=False)
 
         ways: dict[str, Callable[[int], object]] = {
             "pass": run,
-            "bare": lambda _: infer(labels, views, bare),
+            "bare": lambda _: infer(teacher_pass, views, bare),
         }
         if with_our_batches:
-            ways["bare, our batches"] = lambda _: infer(labels, views, bare, collate_views)
+            ways["bare, our batches"] = lambda _: infer(teacher_pass, views, bare, collate_views)
         seconds = medians(alternate(ways, repeats))
     ours, unit = count / seconds["pass"], "views/s"
     ratios = [
@@ -180,11 +185,19 @@ def measure_large_pass(images: int, repeats: int) -> Figures:
             images,
             LARGE_SIZE,
             classes=80,
-            labels={"batch_size": LARGE_BATCH, "workers": 1},
+            teacher_pass={"batch_size": LARGE_BATCH, "workers": 1},
         )
         what = "PAA R-50 at 1333 x 800, random weights"
         return measure_pass(
-            params.labels, params.views, paths, images, repeats, 0.97, what, with_our_batches=False
+            params.labels,
+            params.teacher_pass,
+            params.views,
+            paths,
+            images,
+            repeats,
+            0.97,
+            what,
+            with_our_batches=False,
         )
 
 
@@ -194,9 +207,13 @@ def measure_other_heads(images: int, repeats: int) -> Iterator[Figures]:
         file = CONFIGS / f"{head}_r18_half.py"
         with tempfile.TemporaryDirectory() as folder:
             params, paths = write_project(
-                Path(folder), load_model_config(file), images, OTHER_SIZE, labels={"workers": 1}
+                Path(folder),
+                load_model_config(file),
+                images,
+                OTHER_SIZE,
+                teacher_pass={"workers": 1},
             )
             quieten(paths)
-            project = params.labels, params.views, paths
+            project = params.labels, params.teacher_pass, params.views, paths
             what = f"{file.stem}, random weights"
             yield measure_pass(*project, images, repeats, OTHER_BAR, what, with_our_batches=False)

@@ -22,6 +22,12 @@ def command(obj: tuple[Path, Path], config: str | None, views: int, seconds: flo
     params_file, out = obj
     params = load_params(params_file)
     settings = PassSettings(
-        params.data, params.views, params.teacher, params.labels, params.training, params.students
+        params.data,
+        params.views,
+        params.teacher,
+        params.labels,
+        params.teacher_pass,
+        params.training,
+        params.students,
     )
     click.echo(describe(estimate(settings, Paths(out), config, views, seconds)), nl=False)

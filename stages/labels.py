@@ -21,7 +21,7 @@ def command(obj: tuple[Path, Path], replace: bool) -> None:
     """Run the teacher over every view and write the label store; continues what is unfinished."""
     params_file, out = obj
     params, paths = load_params(params_file), Paths(out)
-    report = fill_store(params.labels, params.views, paths, replace)
+    report = fill_store(params.labels, params.teacher_pass, params.views, paths, replace)
     if report["views_per_second"] is not None:
         click.echo(
             f"{report['views']} views in {report['seconds']:.0f} s, "

@@ -17,7 +17,7 @@ from pipeline.project.settings import Section, is_file_name
 from pipeline.project.yaml_file import read_yaml
 from pipeline.students.settings import Student
 from pipeline.teacher.settings import TeacherSettings
-from pipeline.teacher_pass.settings import Labels
+from pipeline.teacher_pass.settings import Labels, TeacherPass
 from pipeline.training.settings import Training
 from pipeline.views.settings import Views
 
@@ -45,6 +45,7 @@ class Params(Section):
     views: Views
     teacher: TeacherSettings
     labels: Labels = Labels()
+    teacher_pass: TeacherPass = TeacherPass()
     training: Training = Training()
     students: dict[StudentName, Student] = {}
     online: dict[StudentName, OnlineStudent] = {}
@@ -99,6 +100,8 @@ def _describe(error: Any) -> str:
     if error["type"] == "extra_forbidden":
         if location[0] == "students" and location[2:] == ("labels",):
             return f"{where}: students with online labels stand in the section `online` now"
+        if location[0] == "labels" and location[-1] in TeacherPass.model_fields:
+            return f"{where}: stands in the section `teacher_pass` now"
         hint = did_you_mean(str(location[-1]), _section(location[:-1]).model_fields)
         return f"{where}: there is no such setting{hint}"
     if error["type"] == "missing" and isinstance(location[-1], str):

@@ -41,7 +41,8 @@ SETTINGS: dict[str, Any] = {
         "training": {"epochs": 6, "batch_size": 8, "lr": 0.003, "warmup_steps": 5, "workers": 0},
     },
     # A teacher of six epochs says 0.02 of everything, and there shall be priors without a box.
-    "labels": {"batch_size": 4, "shard_rows": 8, "workers": 0, "min_score": 0.05},
+    "labels": {"min_score": 0.05},
+    "teacher_pass": {"batch_size": 4, "shard_rows": 8, "workers": 0},
     "training": {"epochs": 2, "batch_size": 8, "lr": 0.003, "warmup_steps": 0, "workers": 0},
     "students": {
         "paa": {"config": str(ROOT / "configs/paa_r18_quarter.py"), "method": "own"},
@@ -110,7 +111,9 @@ class Project:
         """The stage `labels`."""
         from pipeline.teacher_pass.run import fill_store
 
-        return fill_store(self.params.labels, self.params.views, self.paths, replace)
+        return fill_store(
+            self.params.labels, self.params.teacher_pass, self.params.views, self.paths, replace
+        )
 
     def train(self, name: str) -> dict[str, Any]:
         """The stage `student`, `online` or `colearn`, whichever has this name."""

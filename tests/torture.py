@@ -225,7 +225,7 @@ def label(
     StoreWriter.create = classmethod(told_create)
     pipeline.teacher_pass.open_store.remove_store = told_remove
     tell(b"s")
-    fill_store(params.labels, params.views, paths, replace=True)
+    fill_store(params.labels, params.teacher_pass, params.views, paths, replace=True)
 
 
 def _views(paths: Paths) -> dict[Any, int]:
@@ -384,12 +384,12 @@ def flips(count: int, folder: Path, seed: int, images: int) -> None:
         folder,
         images,
         views={"scales": [[96, 64]], "flips": ["none", "horizontal"]},
-        labels={"shard_rows": 4},
+        teacher_pass={"shard_rows": 4},
     )
     project.make()
     paths = project.paths(folder / "out")
     settings = project.params()
-    fill_store(settings.labels, settings.views, paths, replace=False)
+    fill_store(settings.labels, settings.teacher_pass, settings.views, paths, replace=False)
     store = paths.labels
     pristine, through_zarr = read_all(store), read_with_zarr(store)
     kinds: dict[str, list[Path]] = {}

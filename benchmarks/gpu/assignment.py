@@ -35,10 +35,10 @@ def measure(quick: bool) -> Iterator[Figures]:
             images=4 * batch,
             size=size,
             training={"batch_size": batch},
-            labels={"batch_size": batch, "workers": 0},
+            teacher_pass={"batch_size": batch, "workers": 0},
             students={config: {"config": str(CONFIGS / f"{config}.py"), "method": "lad"}},
         )
-        fill_store(params.labels, params.views, paths, replace=False)
+        fill_store(params.labels, params.teacher_pass, params.views, paths, replace=False)
         yield measure_memory(config, params, paths, steps=2)
 
 

@@ -47,7 +47,7 @@ def measure(quick: bool) -> Iterator[Figures]:
     """Fill a store on this device with a teacher trained for seconds, and compare its labels."""
     with tempfile.TemporaryDirectory() as folder:
         params, paths = _project(Path(folder), quick)
-        fill_store(params.labels, params.views, paths, replace=False)
+        fill_store(params.labels, params.teacher_pass, params.views, paths, replace=False)
         yield _verified(paths)
         store, split = LabelStore(paths.labels), load_split(paths, "train")
         yield _against_mmdet(store, split, paths)
@@ -68,7 +68,7 @@ def _project(folder: Path, quick: bool) -> tuple[Params, Paths]:
                 "config": str(CONFIGS / "paa_r18_half.py"),
                 "training": {"epochs": epochs, "batch_size": 8, "warmup_steps": 5},
             },
-            "labels": {"batch_size": 8, "shard_rows": 16},
+            "teacher_pass": {"batch_size": 8, "shard_rows": 16},
             "evaluation": {"scale": sizes[0]},
         }
     )

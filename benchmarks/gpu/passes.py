@@ -80,7 +80,7 @@ def measure(quick: bool) -> Iterator[Figures]:
                 effort.views,
                 effort.size,
                 classes=80,
-                labels={"batch_size": effort.batch},
+                teacher_pass={"batch_size": effort.batch},
             )
             quieten(paths)
             for name, numerics in NUMERICS.items():
@@ -104,6 +104,7 @@ class _Project:
 
     def __init__(self, params: Params, labels: Labels, paths: Paths) -> None:
         self.labels = labels
+        self.workers = params.teacher_pass.workers
         split = load_split(paths, "train")
         self.teacher, _ = load_teacher(paths, split, Numerics.of(labels))
         self.bare, model = load_model(paths.teacher, "lad teacher")
@@ -112,17 +113,17 @@ class _Project:
         self.dataset: ViewDataset = view_dataset(split, plan, ALL_OBJECTS)
         padded = PaddedViews(plan, self.teacher.grid, model.data_preprocessor.pad_size_divisor)
         images = load_images(split.annotations)
-        self.layout: StoreLayout = plan_store(images, padded, labels.shard_rows, 80)
+        self.layout: StoreLayout = plan_store(images, padded, params.teacher_pass.shard_rows, 80)
         self.shards = list(self.layout.shards())
         self.batches = [
             batch
             for shard in self.shards
-            for batch in batches_of(shard, self.layout, labels.model_dump())
+            for batch in batches_of(shard, self.layout, params.teacher_pass.model_dump())
         ]
 
     def loader(self) -> DataLoader[Any]:
         """Loads all views; what the pass and the bare loop share."""
-        return view_loader(self.dataset, self.batches, self.labels.workers)
+        return view_loader(self.dataset, self.batches, self.workers)
 
     def run_pass(self) -> None:
         """Label and write all views, from starting the loader to the last shard on the disk."""
@@ -191,7 +192,10 @@ def _measure_pieces(project: _Project, network: str, effort: _Effort) -> Figures
             "loading": (lambda: sum(1 for _ in project.loader()), effort.views),
             "network": (lambda: run_network(teacher, batch), effort.batch),
             "assignment and coding": (lambda: label_rows(teacher, shown, soft), effort.batch),
-            "writing": (lambda: writer.write(shard, whole), len(shard.views)),
+            "writing": (
+                lambda: writer.write(shard, writer.encode(shard, whole)),
+                len(shard.views),
+            ),
         }
         rates = {name: views / _median(call, effort) for name, (call, views) in pieces.items()}
     slowest = min(rates, key=lambda name: rates[name])

@@ -60,12 +60,12 @@ def measure(quick: bool) -> Iterator[Figures]:
                 size=case.size,
                 classes=80,
                 training={"batch_size": case.batch},
-                labels={"batch_size": case.batch, "workers": 0},
+                teacher_pass={"batch_size": case.batch, "workers": 0},
                 students={
                     "student": {"config": str(CONFIGS / f"{case.student}.py"), "method": "lad"}
                 },
             )
-            fill_store(params.labels, params.views, paths, replace=False)
+            fill_store(params.labels, params.teacher_pass, params.views, paths, replace=False)
             for amp in (False, True):
                 # mmengine's AMP needs a GPU; torch's autocast does not.
                 on_gpu = {"amp": amp and torch.cuda.is_available()}

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.comparison.compare import BreakEven, break_even
-from pipeline.comparison.records import Model, Run, TeacherPass
+from pipeline.comparison.records import Model, Run
+from pipeline.comparison.records import TeacherPass as PassCost
 from pipeline.ingest.settings import Data
 from pipeline.inspection.sample_pass import (
     BatchCost,
@@ -25,7 +26,7 @@ from pipeline.store.schema import ASSIGNED_GT, Bucket, StoreLayout, plan_store
 from pipeline.store.writer import StoreWriter
 from pipeline.students.settings import Student
 from pipeline.teacher.settings import TeacherSettings
-from pipeline.teacher_pass.settings import Labels
+from pipeline.teacher_pass.settings import Labels, TeacherPass
 from pipeline.training.settings import Training
 from pipeline.views.plan import ViewPlan, view_plan
 from pipeline.views.priors import PaddedViews
@@ -130,6 +131,7 @@ class PassSettings:
     views: Views
     teacher: TeacherSettings
     labels: Labels
+    teacher_pass: TeacherPass
     training: Training
     students: Mapping[str, Student]
 
@@ -162,13 +164,15 @@ def estimate(
         layout = plan_store(
             images,
             PaddedViews(plan, teacher.teacher.grid, teacher.divisor),
-            labels.shard_rows,
+            settings.teacher_pass.shard_rows,
             len(train.classes) if labels.soft else 0,
         )
         costs: list[BatchCost] = []
         file = train.images_folder / images[0].file_name
         if file.is_file():
-            costs = sample_pass(teacher, train, images, plan, labels, views, seconds)
+            costs = sample_pass(
+                teacher, train, images, plan, labels, settings.teacher_pass, views, seconds
+            )
         else:
             missing.append(f"times and sizes: there is no image {file} to show the teacher")
     if labels.soft and not teacher.trained:
@@ -250,7 +254,7 @@ def _pays(settings: PassSettings, images: int, plan: int, seconds: float) -> Bre
         students.append(Model(name, *about, metrics={}, run=run))
     views = images * plan
     rate = views / seconds if seconds else 0.0
-    return break_even(students, TeacherPass(views, seconds, rate, 0, 0.0))
+    return break_even(students, PassCost(views, seconds, rate, 0, 0.0))
 
 
 COLUMNS = (

@@ -40,7 +40,7 @@ from pipeline.store.writer import StoreWriter
 from pipeline.teacher.settings import TeacherSettings
 from pipeline.teacher_pass.background import Background
 from pipeline.teacher_pass.label import batches_of, load_teacher
-from pipeline.teacher_pass.settings import Labels
+from pipeline.teacher_pass.settings import Labels, TeacherPass
 from pipeline.teacher_pass.shard_labeller import AHEAD, ShardLabeller
 from pipeline.teacher_pass.teacher import Numerics, Teacher
 from pipeline.views.plan import Shape, ViewPlan
@@ -163,6 +163,7 @@ def sample_pass(
     images: Sequence[AnnotatedImage],
     plan: ViewPlan,
     labels: Labels,
+    teacher_pass: TeacherPass,
     views: int,
     seconds: float,
 ) -> list[BatchCost]:
@@ -173,7 +174,8 @@ def sample_pass(
         train: the training split, with its image files.
         images: of the data set, in file order.
         plan: the view plan.
-        labels: the settings of the pass.
+        labels: what is stored.
+        teacher_pass: how it is made.
         views: how many, about.
         seconds: after which no batch is begun.
 
@@ -186,7 +188,7 @@ def sample_pass(
         [images[image] for image in chosen],
         PaddedViews(plan, teacher.teacher.grid, teacher.divisor),
         # A shard is a batch, or a few, so that the sample can end after any.
-        max([labels.batch_size, *labels.bucket_batch_sizes.values()]),
+        max([teacher_pass.batch_size, *teacher_pass.bucket_batch_sizes.values()]),
         len(train.classes) if labels.soft else 0,
     )
     # In random order: the seconds may end before all buckets had their turn.
@@ -195,10 +197,10 @@ def sample_pass(
     batches = [
         _places(np.array(batch), chosen, len(plan))
         for shard in shards
-        for batch in batches_of(shard, layout, labels.model_dump())
+        for batch in batches_of(shard, layout, teacher_pass.model_dump())
     ]
     dataset = view_dataset(train, plan, ALL_OBJECTS)
-    loader = view_loader(dataset, batches, labels.workers)
+    loader = view_loader(dataset, batches, teacher_pass.workers)
     with tempfile.TemporaryDirectory() as folder:
         writer = StoreWriter.create(Path(folder) / "sample.zarr", layout, {})
         labeller = ShardLabeller(teacher.teacher, labels.soft_settings(), writer)

@@ -1,7 +1,7 @@
 """What a label store holds, in numbers and as text."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,7 @@ def summarise(path: Path | str) -> Summary:
         UserError: there is no store, or it is damaged.
     """
     store = LabelStore(path)
-    shards = [s for s in store.layout.shards() if store.complete[s.bucket][s.number] == 1]
+    shards = store.complete_shards()
     views = [0] * len(store.layout.buckets)
     for shard in shards:
         views[shard.bucket] += len(shard.views)
@@ -73,7 +73,7 @@ def summarise(path: Path | str) -> Summary:
     )
 
 
-def _sizes(path: Path, store: LabelStore, shards: list[Shard]) -> dict[str, ArraySize]:
+def _sizes(path: Path, store: LabelStore, shards: Sequence[Shard]) -> dict[str, ArraySize]:
     stored: dict[str, int] = {}
     dense: dict[str, int] = {}
     for shard in shards:
@@ -86,7 +86,7 @@ def _sizes(path: Path, store: LabelStore, shards: list[Shard]) -> dict[str, Arra
     return {name: ArraySize(stored[name], dense[name]) for name in stored}
 
 
-def _positives(store: LabelStore, shards: list[Shard]) -> PositiveCounts:
+def _positives(store: LabelStore, shards: Sequence[Shard]) -> PositiveCounts:
     there = np.concatenate([shard.views for shard in shards])
     rng = np.random.default_rng(0)
     views = np.sort(rng.choice(there, min(len(there), SAMPLE), replace=False))
@@ -108,7 +108,7 @@ def describe(summary: Summary) -> str:
 
 def _completeness(summary: Summary) -> str:
     store = summary.store
-    shards = sum(len(flags) for flags in store.complete)
+    shards = store.layout.shard_count()
     missing = store.missing_shards()
     text = (
         f"{sum(summary.complete_views):,} of {len(store):,} views in "

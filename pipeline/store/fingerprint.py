@@ -46,23 +46,6 @@ def data_part(train: CheckedSplit) -> Fingerprint:
     }
 
 
-def read_fingerprint(attributes: Mapping[str, Any]) -> tuple[Fingerprint, dict[str, Any]]:
-    """The fingerprint of a store, and what it was made with.
-
-    Before labels had a version, the code and the library versions were part of the fingerprint.
-    What was written then is version 1.
-
-    Args:
-        attributes: of the store.
-    """
-    fingerprint, made_with = dict(attributes["fingerprint"]), dict(attributes["made_with"])
-    if "labels_version" not in fingerprint and "code" in fingerprint:
-        made_with["code"] = fingerprint.pop("code")
-        del fingerprint["versions"]  # the full ones are in `made_with`
-        fingerprint["labels_version"] = 1
-    return fingerprint, made_with
-
-
 def metadata_digests(path: Path) -> dict[str, str]:
     """sha256 of each metadata file below a store's root, by its place."""
     return {

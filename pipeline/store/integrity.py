@@ -4,7 +4,6 @@ What is read here may be damaged: it is described among `problems`, and nothing 
 """
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -26,12 +25,11 @@ from pipeline.store.reader import LabelStore
 from pipeline.store.schema import (
     ASSIGNED_GT,
     MISSING,
-    SHARD_NUMBERS,
     VIEW_COLUMNS,
     Shard,
     plan_store,
 )
-from pipeline.store.shard import CorruptShardError, ShardedRows, read_number
+from pipeline.store.shard import CorruptShardError, ShardedRows
 from pipeline.views.priors import PaddedViews, PriorGrid
 
 Rows = dict[str, npt.NDArray]
@@ -43,7 +41,7 @@ def check_structure(
     """Read everything in a store and check it.
 
     Args:
-        store: of any state.
+        store: a whole one.
         images: those that it should be of, in file order, if they are known.
         problems: what is wrong is added here.
 
@@ -52,26 +50,21 @@ def check_structure(
     """
     problems += check_table(store, images)
     crowds = {image.image_id: image.objects.crowd for image in images or ()}
-    shards = list(store.layout.shards())
     table = store.layout.table
     soft = store.soft_settings()
     rows = 0
     with tqdm(total=len(store), desc="verify", unit="view", mininterval=2) as bar:
-        for shard in shards:
-            if store.complete[shard.bucket][shard.number] == 1:
-                for view, found in read_rows(store, shard, problems):
-                    crowd = crowds.get(int(table["image_id"][view]))
-                    for name, what in out_of_range(found, crowd, soft):
-                        problems.append(f"{store.place(name, view)}: {what}")
-                    rows += len(found)
-            else:
-                bucket = store.layout.buckets[shard.bucket]
-                problems.append(f"bucket {bucket.name}: shard {shard.number} is not complete")
+        for shard in store.layout.shards():
+            for view, found in read_rows(store, shard, problems):
+                crowd = crowds.get(int(table["image_id"][view]))
+                for name, what in out_of_range(found, crowd, soft):
+                    problems.append(f"{store.place(name, view)}: {what}")
+                rows += len(found)
             bar.update(len(shard.views))
     return {
         "views": len(store),
         "buckets": len(store.layout.buckets),
-        "shards": len(shards),
+        "shards": store.layout.shard_count(),
         "rows": rows,
     }
 
@@ -135,12 +128,6 @@ def read_rows(store: LabelStore, shard: Shard, problems: list[str]) -> Iterator[
         problems: what can't be read is added here.
     """
     bucket = store.layout.buckets[shard.bucket]
-    if not store.remote:
-        for name, dtype in SHARD_NUMBERS.items():
-            try:
-                read_number(Path(store.path) / f"buckets/{bucket.name}/{name}", shard.number, dtype)
-            except CorruptShardError as error:
-                problems.append(f"{name} (bucket {bucket.name}): {error}")
     arrays = store.rows[shard.bucket]
     for name, array in arrays.items():
         if isinstance(array, ShardedRows):
@@ -190,14 +177,15 @@ def out_of_range(
         yield "tail_scale", f"codes outside {lowest} to {highest}"
     if "distances" in found and (found["distances"] < -DISTANCE_CODES).any():
         yield "distances", f"codes under {-DISTANCE_CODES}"
-    if "max_iou" not in found:
+    if "box_quality" not in found:
         return
-    overlaps = found["max_iou"] != 0
+    max_iou, quality = found["box_quality"]
+    overlaps = max_iou != 0
     # Rounding keeps the order: no code under that of the threshold.
-    if (found["max_iou"][overlaps] < int(encode_fraction(torch.tensor(soft.min_iou)))).any():
-        yield "max_iou", f"values between 0 and min_iou = {soft.min_iou}"
-    if "quality" in found and found["quality"][~overlaps].any():
-        yield "quality", "values that are not 0 where max_iou is 0"
+    if (max_iou[overlaps] < int(encode_fraction(torch.tensor(soft.min_iou)))).any():
+        yield "box_quality", f"max_iou between 0 and min_iou = {soft.min_iou}"
+    if quality[~overlaps].any():
+        yield "box_quality", "quality that is not 0 where max_iou is 0"
     if "distances" in found and "cls_scores" in found:
         likely = found["cls_scores"].max(0, initial=0) >= soft.scores.code_of(soft.min_score)
         if found["distances"][~overlaps & ~likely].any():

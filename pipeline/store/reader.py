@@ -1,7 +1,7 @@
 """Reading a label store."""
 
-import contextlib
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,23 +18,36 @@ from pipeline.store.fingerprint import (
     Fingerprint,
     column_digests,
     metadata_digests,
-    read_fingerprint,
 )
 from pipeline.store.schema import (
     ASSIGNED_GT,
     FORMAT_VERSION,
     GEOMETRY,
     MISSING,
+    SHARD_FLAGS,
     SOFT_ARRAYS,
     VIEW_COLUMNS,
     Bucket,
+    Shard,
     StoreLayout,
+    unfinished,
 )
-from pipeline.store.shard import CorruptShardError, ShardedRows, ZarrRows, read_number
+from pipeline.store.shard import CorruptShardError, ShardedRows, ZarrRows, read_flag
 from pipeline.views.plan import ViewPlan, read_plan
 
 AGAIN = "make it again with `lad labels --replace`"
 MEND = "`lad labels` makes what is damaged again"
+
+
+def no_store(path: Path | str) -> UserError:
+    """What to say where a store is missing.
+
+    Args:
+        path: where it should be, a folder or a URL.
+    """
+    if "://" not in str(path) and unfinished(Path(path)).exists():
+        return UserError(f"the label store {path} is not finished; `lad labels` continues it")
+    return UserError(f"there is no label store at {path}; run `lad labels`")
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +92,7 @@ class LabelStore:
         made_with: what else is known of the run that began it: code, versions, batch sizes.
         layout: which view lies where.
         coding: of class probabilities, None in a store without soft scores.
-        complete: for each bucket the completion flags of its shards, 1 for complete.
+        finished: whether the teacher pass that fills it came to its end.
         rows: for each bucket its arrays by name.
     """
 
@@ -103,7 +116,7 @@ class LabelStore:
                 raise UserError(
                     f"{path} is no label store (it has no zarr.json); {AGAIN}"
                 ) from None
-            raise UserError(f"there is no label store at {path}; run `lad labels`") from None
+            raise no_store(path) from None
         except Exception as error:  # a damaged zarr.json makes zarr raise anything
             raise UserError(f"the store {path} is damaged: zarr.json: {error}; {AGAIN}") from None
         version = attributes.get("format_version")
@@ -112,7 +125,8 @@ class LabelStore:
                 f"the store {path} has format version {version}, expected {FORMAT_VERSION}; {AGAIN}"
             )
         self._check_metadata(attributes)
-        self.fingerprint, self.made_with = read_fingerprint(attributes)
+        self.fingerprint: Fingerprint = attributes["fingerprint"]
+        self.made_with: dict[str, Any] = attributes["made_with"]
         self.fingerprint_digest = digest(attributes["fingerprint"])
         try:
             soft = self.soft_settings()
@@ -129,7 +143,14 @@ class LabelStore:
             soft_classes=attributes["soft_classes"],
         )
         self._check("views/", attributes["table"], column_digests(self.layout.table))
-        self.complete = [self._flags(group, bucket) for bucket in buckets]
+        self.finished: bool = attributes["finished"]
+        self._fallbacks: int = attributes["fallbacks"]
+        self._complete: list[Shard] = []
+        for shard in self.layout.shards():
+            flag = 0 if self.finished else self._flag(shard)
+            if flag is not None:
+                self._complete.append(shard)
+                self._fallbacks += flag
         self.rows = [
             {
                 name: self._open_rows(group, f"buckets/{bucket.name}/{name}", spec.row, spec.dtype)
@@ -171,16 +192,11 @@ class LabelStore:
         except Exception as error:  # codecs and file systems raise anything
             raise UserError(f"the store {self.path} is damaged: {name}: {error}; {AGAIN}") from None
 
-    def _flags(self, group: zarr.Group, bucket: Bucket) -> npt.NDArray[np.uint8]:
-        name = f"buckets/{bucket.name}/complete"
+    def _flag(self, shard: Shard) -> int | None:
+        # Who reads a store through a URL reads a whole one.
         if self.remote:
-            return self._whole(group, name)
-        flags = np.zeros(bucket.shards(self.layout.shard_rows), np.uint8)
-        for shard in range(len(flags)):
-            # A power failure can tear a flag: it was not set.
-            with contextlib.suppress(CorruptShardError):
-                flags[shard] = read_number(Path(self.path) / name, shard, "uint8")
-        return flags
+            return None
+        return read_flag(Path(self.path) / SHARD_FLAGS / self.layout.shard_name(shard))
 
     def _open_rows(
         self, group: zarr.Group, name: str, row: tuple[int, ...], dtype: str
@@ -205,15 +221,15 @@ class LabelStore:
 
     def fallbacks(self) -> int:
         """How many objects, over all views, had costs that allow no mixture."""
-        group = zarr.open_group(str(self.path), mode="r", zarr_format=3)
-        counts = [
-            self._whole(group, f"buckets/{bucket.name}/fallbacks") for bucket in self.layout.buckets
-        ]
-        return sum(int(one.sum()) for one in counts)
+        return self._fallbacks
+
+    def complete_shards(self) -> Sequence[Shard]:
+        """The shards that are complete, bucket after bucket."""
+        return self._complete
 
     def missing_shards(self) -> int:
         """The number of shards that are not complete."""
-        return sum(int((flags != 1).sum()) for flags in self.complete)
+        return self.layout.shard_count() - len(self._complete)
 
     def require_complete(self) -> None:
         """Refuse a store that a teacher pass has not finished.
@@ -223,9 +239,8 @@ class LabelStore:
         """
         missing = self.missing_shards()
         if missing:
-            total = sum(len(flags) for flags in self.complete)
             raise UserError(
-                f"the store {self.path} lacks {missing} of {total} shards; "
+                f"the store {self.path} lacks {missing} of {self.layout.shard_count()} shards; "
                 "run `lad labels` to continue it"
             )
 
@@ -282,7 +297,10 @@ class LabelStore:
                 f"the store {self.path} holds no soft scores; set labels.soft: true and "
                 "run `lad labels --replace`"
             )
-        return SoftScores(*(self._read(name, view) for name in SOFT_ARRAYS))
+        codes, mean, scale, distances, (max_iou, quality) = (
+            self._read(name, view) for name in SOFT_ARRAYS
+        )
+        return SoftScores(codes, mean, scale, max_iou, distances, quality)
 
     def _read(self, name: str, view: int) -> npt.NDArray:
         table = self.layout.table

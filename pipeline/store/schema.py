@@ -2,6 +2,8 @@
 
 labels.zarr/
   zarr.json               attributes: format version, fingerprint, shard size, buckets, digests
+  shards/<H>x<W>.<number> only while it is filled: a file for each shard that is complete, in which
+                          is the number of its objects whose costs allowed no mixture
   views/                  one row per view, image after image, views of the plan in order
     image_id  int64       id in the annotation file
     view      int16       index into the view plan
@@ -16,26 +18,26 @@ labels.zarr/
     cls_scores  uint8     [rows, classes, priors] codes of probabilities (`pipeline.store.coding`)
     tail_mean   float16   [rows, classes] what the code of the tail stands for, times
     tail_scale  uint8     [rows, runs] code of the tail's scale for each run of 4 priors
-    max_iou     uint8     [rows, priors] best IoU of the teacher's box with an object, in 1/255
     distances   int8      [rows, priors, 4] codes of the distances of the box's sides
-    quality     uint8     [rows, priors] the teacher's IoU prediction or centerness, in 1/255
-    fallbacks   uint32    [shards] objects whose costs allowed no mixture
-    complete    uint8     [shards] 1 once every array of the shard is written
+    box_quality uint8     [rows, 2, priors] in 1/255: the best IoU of the teacher's box with an
+                          object (`max_iou`), and its IoU prediction or centerness (`quality`)
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.data.coco import MOST_OBJECTS, AnnotatedImage, objects_digest
 from pipeline.project.errors import UserError
+from pipeline.project.files import PARTIAL
 from pipeline.store.coding import RUN
 from pipeline.views.plan import Shape, of_image
 from pipeline.views.priors import PaddedViews
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 MISSING = -3
 """Fill value of `assigned_gt`, outside its domain: a row that was never written."""
 
@@ -59,17 +61,26 @@ VIEW_COLUMNS = {
     **GEOMETRY,
 }
 
-SHARD_NUMBERS = {"fallbacks": "uint32", "complete": "uint8"}
-"""What is known of each shard, one entry a shard; `complete` is written last."""
+SHARD_FLAGS = "shards"
+"""The folder of an unfinished store in which each complete shard has a file."""
 
 ASSIGNED_GT = "assigned_gt"
-SOFT_ARRAYS = ("cls_scores", "tail_mean", "tail_scale", "max_iou", "distances", "quality")
-"""In the order of the fields of `pipeline.store.reader.SoftScores`.
+SOFT_ARRAYS = ("cls_scores", "tail_mean", "tail_scale", "distances", "box_quality")
+"""With the assignment six files a shard: what keeps and moves a store pays by the file.
 
 `max_iou` and `quality` are 0 where the IoU is at most `labels.min_iou`; the quality also for a
 teacher whose head has none. `distances` are 0 where that holds and no class has a probability of
 `labels.min_score`, too: no box is stored there.
 """
+
+
+def unfinished(path: Path) -> Path:
+    """Where a store lies while it is filled.
+
+    Args:
+        path: where it lies once it is whole.
+    """
+    return path.with_name(path.name + PARTIAL)
 
 
 @dataclass(frozen=True)
@@ -122,9 +133,8 @@ class Bucket:
                 "cls_scores": RowArray("uint8", (soft_classes, self.priors), 255),
                 "tail_mean": RowArray("float16", (soft_classes,), -1),
                 "tail_scale": RowArray("uint8", (-(-self.priors // RUN),), 0),
-                "max_iou": RowArray("uint8", (self.priors,), 0),
                 "distances": RowArray("int8", (self.priors, 4), -128),
-                "quality": RowArray("uint8", (self.priors,), 0),
+                "box_quality": RowArray("uint8", (2, self.priors), 0),
             }
         return arrays
 
@@ -159,6 +169,14 @@ class StoreLayout:
     table: dict[str, npt.NDArray]
     shard_rows: int
     soft_classes: int
+
+    def shard_count(self) -> int:
+        """The number of all shards."""
+        return sum(bucket.shards(self.shard_rows) for bucket in self.buckets)
+
+    def shard_name(self, shard: Shard) -> str:
+        """`<H>x<W>.<number>`."""
+        return f"{self.buckets[shard.bucket].name}.{shard.number}"
 
     def shards(self) -> Iterator[Shard]:
         """All shards, bucket after bucket."""

@@ -6,6 +6,7 @@ makes: chunks of one row, the index (offset, length per chunk, then its crc32c) 
 
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +25,27 @@ class CorruptShardError(Exception):
     """A shard can't be read, or a row of it is not there."""
 
 
-def encode_shard(rows: npt.NDArray, shard_rows: int) -> bytes:
+def encode_rows(rows: npt.NDArray) -> list[bytes]:
+    """The chunk of each row.
+
+    Args:
+        rows: (n, ...).
+    """
+    zstd = Zstd(level=COMPRESSION_LEVEL, checksum=True)
+    return [zstd.encode(row) for row in np.ascontiguousarray(rows, rows.dtype.newbyteorder("<"))]
+
+
+def join_rows(chunks: Sequence[bytes], shard_rows: int) -> bytes:
     """The file of a shard, as zarr-python writes it, which takes three times as long.
 
     Args:
-        rows: (n, ...), at most `shard_rows`.
+        chunks: of its rows, at most `shard_rows`.
         shard_rows: rows in a shard.
     """
-    zstd = Zstd(level=COMPRESSION_LEVEL, checksum=True)
-    little = np.ascontiguousarray(rows, rows.dtype.newbyteorder("<"))
-    chunks = [zstd.encode(row) for row in little]
     index = np.full((shard_rows, 2), _ABSENT, "<u8")
     lengths = np.array([len(chunk) for chunk in chunks], "<u8")
-    index[: len(rows), 0] = np.cumsum(lengths) - lengths
-    index[: len(rows), 1] = lengths
+    index[: len(chunks), 0] = np.cumsum(lengths) - lengths
+    index[: len(chunks), 1] = lengths
     end = index.tobytes()
     return b"".join([*chunks, end, google_crc32c.value(end).to_bytes(4, "little")])
 
@@ -139,18 +147,12 @@ class ShardedRows:
         return np.frombuffer(data[:-4], "<u8").reshape(-1, 2)
 
 
-def read_number(folder: Path, place: int, dtype: npt.DTypeLike) -> int:
-    """An entry of an array of one axis that has one entry a chunk, on a local disk.
-
-    Raises:
-        CorruptShardError: its bytes are not what was written.
-    """
+def read_flag(file: Path) -> int | None:
+    """The number in a file of one line; None where it is missing or torn."""
     try:
-        data = Zstd().decode((folder / "c" / str(place)).read_bytes())
-        (number,) = np.frombuffer(data, np.dtype(dtype).newbyteorder("<")).tolist()
-    except Exception as error:  # as in `ShardedRows.read`
-        raise CorruptShardError(f"entry {place} can't be read: {error}") from None
-    return int(number)
+        return int(file.read_bytes())
+    except (OSError, ValueError):
+        return None
 
 
 class ZarrRows:

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -44,7 +45,7 @@ from pipeline.teacher_pass.fingerprint import (
 )
 from pipeline.teacher_pass.label import batches_of, load_teacher
 from pipeline.teacher_pass.open_store import require_continuable
-from pipeline.teacher_pass.settings import Labels
+from pipeline.teacher_pass.settings import TeacherPass
 from pipeline.teacher_pass.shard_labeller import AHEAD, ShardLabeller
 
 CONNECT_SECONDS = 10
@@ -64,16 +65,16 @@ class MachineShare:
     threads: int
 
     @classmethod
-    def of(cls, labels: Labels) -> "MachineShare":
-        """From the section `labels`; with a scheduler elsewhere the number of workers is its own.
+    def of(cls, teacher_pass: TeacherPass) -> "MachineShare":
+        """With a scheduler elsewhere the number of workers is its own.
 
         By default a worker for each GPU, else for each core; all cores in equal parts.
         """
-        if labels.scheduler != "cluster":
-            return cls(0, labels.cluster.threads or 1)
-        by_device = torch.cuda.device_count() or cores() // (labels.cluster.threads or 1)
-        workers = labels.cluster.workers or max(1, by_device)
-        return cls(workers, labels.cluster.threads or max(1, cores() // workers))
+        if teacher_pass.scheduler != "cluster":
+            return cls(0, teacher_pass.cluster.threads or 1)
+        by_device = torch.cuda.device_count() or cores() // (teacher_pass.cluster.threads or 1)
+        workers = teacher_pass.cluster.workers or max(1, by_device)
+        return cls(workers, teacher_pass.cluster.threads or max(1, cores() // workers))
 
 
 class TeacherPlugin(WorkerPlugin):
@@ -81,14 +82,18 @@ class TeacherPlugin(WorkerPlugin):
 
     Args:
         paths: absolute, and the same on all machines.
+        store: that it fills, likewise.
         train: the training split, with absolute paths.
         loaders: threads that load images, at most one less than `threads`.
         threads: with which it computes.
     """
 
-    def __init__(self, paths: Paths, train: CheckedSplit, loaders: int, threads: int) -> None:
-        self.name = f"teacher for {paths.labels}"
+    def __init__(
+        self, paths: Paths, store: Path, train: CheckedSplit, loaders: int, threads: int
+    ) -> None:
+        self.name = f"teacher for {store}"
         self.paths = paths
+        self.store = store
         self.train = train
         self.loaders = min(loaders, threads - 1)
         self.threads = threads
@@ -105,7 +110,7 @@ class TeacherPlugin(WorkerPlugin):
         device = None
         if torch.cuda.is_available() and isinstance(worker.name, int):
             device = f"cuda:{worker.name % torch.cuda.device_count()}"
-        store = LabelStore(self.paths.labels)
+        store = LabelStore(self.store)
         numerics = numerics_of(store.fingerprint)
         teacher, model = load_teacher(self.paths, self.train, numerics, device)
         soft = store.soft_settings()
@@ -117,7 +122,7 @@ class TeacherPlugin(WorkerPlugin):
         require_continuable(store, code_and_versions())
         self.made_with = store.made_with
         self.shards = {(shard.bucket, shard.number): shard for shard in store.layout.shards()}
-        self.writer = StoreWriter(self.paths.labels, store.layout)
+        self.writer = StoreWriter(self.store, store.layout)
         self.labeller = ShardLabeller(teacher, soft, self.writer)
         self.dataset = view_dataset(self.train, store.plan(), ALL_OBJECTS)
         self.network = threading.Lock()
@@ -165,13 +170,14 @@ def _label(plugin: str, bucket: int, number: int) -> int:
 
 @contextmanager
 def labelled_shards(
-    labels: Labels, paths: Paths, train: CheckedSplit, pending: list[Shard]
+    teacher_pass: TeacherPass, paths: Paths, store: Path, train: CheckedSplit, pending: list[Shard]
 ) -> Iterator[Iterator[int]]:
     """Have Dask label the pending shards; gives the number of views of each that is complete.
 
     Args:
-        labels: the settings.
-        paths: of data, teacher and store.
+        teacher_pass: the settings.
+        paths: of data and teacher.
+        store: to fill.
         train: the training split.
         pending: shards that are not complete; nobody else writes them.
 
@@ -179,10 +185,12 @@ def labelled_shards(
         UserError: there is no scheduler, a worker's labels would be others, or a worker is
             killed again and again.
     """
-    share = MachineShare.of(labels)
-    loaders = loader_processes(labels.workers)
-    plugin = TeacherPlugin(Paths(paths.root.resolve()), _absolute(train), loaders, share.threads)
-    with _client(labels.scheduler, share) as client:
+    share = MachineShare.of(teacher_pass)
+    loaders = loader_processes(teacher_pass.workers)
+    plugin = TeacherPlugin(
+        Paths(paths.root.resolve()), store.resolve(), _absolute(train), loaders, share.threads
+    )
+    with _client(teacher_pass.scheduler, share) as client:
         client.register_plugin(plugin)
         try:
             yield _results(client, plugin.name, pending)
@@ -219,8 +227,8 @@ def _results(client: Client, plugin: str, pending: list[Shard]) -> Iterator[int]
         except KilledWorker as error:
             raise UserError(
                 f"workers of the teacher pass died again and again ({error}); finished shards "
-                "stay: look for the reason (often memory: lower labels.batch_size or "
-                "labels.cluster.workers) and run `lad labels` again"
+                "stay: look for the reason (often memory: lower teacher_pass.batch_size or "
+                "teacher_pass.cluster.workers) and run `lad labels` again"
             ) from None
 
 
@@ -244,15 +252,15 @@ def _client(scheduler: str, share: MachineShare) -> Iterator[Client]:
         client = Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"labels.scheduler: no Dask scheduler answers at {scheduler} ({error}); start one "
-            "with `dask scheduler`, or set labels.scheduler to local or cluster"
+            f"teacher_pass.scheduler: no Dask scheduler answers at {scheduler} ({error}); "
+            "start one with `dask scheduler`, or set teacher_pass.scheduler to local or cluster"
         ) from None
     with client:
         try:
             client.wait_for_workers(1, timeout=CONNECT_SECONDS)
         except TimeoutError:
             raise UserError(
-                f"labels.scheduler: the Dask scheduler at {scheduler} has no workers; start some "
-                f"with `dask worker {scheduler}`"
+                f"teacher_pass.scheduler: the Dask scheduler at {scheduler} has no workers; "
+                f"start some with `dask worker {scheduler}`"
             ) from None
         yield client

@@ -132,9 +132,8 @@ def label_rows(
     if soft and predicted:
         coded = (
             *soft.scores.encode(predicted.probabilities),
-            encode_fraction(predicted.max_iou),
             encode_distances(predicted.distances),
-            encode_fraction(predicted.quality),
+            encode_fraction(torch.stack((predicted.max_iou, predicted.quality), 1)),
         )
         rows |= dict(zip(SOFT_ARRAYS, coded, strict=True))
     arrived = fetch(rows)

@@ -2,8 +2,10 @@
 
 import fcntl
 import os
+import shutil
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,13 @@ from tqdm import tqdm
 
 from pipeline.project.digests import differences
 from pipeline.project.errors import UserError, did_you_mean
+from pipeline.project.files import REMOVED
 from pipeline.project.text import note
 from pipeline.store.fingerprint import Fingerprint
 from pipeline.store.integrity import read_rows
 from pipeline.store.reader import LabelStore
-from pipeline.store.schema import StoreLayout
-from pipeline.store.writer import StoreWriter, remove_store
+from pipeline.store.schema import Shard, StoreLayout, unfinished
+from pipeline.store.writer import StoreWriter
 from pipeline.teacher_pass.shard_labeller import writing
 
 BOUND = ("code", "versions")
@@ -52,47 +55,80 @@ def only_writer(path: Path) -> Iterator[None]:
         yield
 
 
+@dataclass(frozen=True)
+class OpenStore:
+    """A store to fill, to finish or to mend.
+
+    Attributes:
+        writer: of the store, which lies beside its name while it is filled.
+        made_with: what it was begun with.
+        pending: the shards to label.
+    """
+
+    writer: StoreWriter
+    made_with: dict[str, Any]
+    pending: list[Shard]
+
+
 def open_store(
     path: Path,
     layout: StoreLayout,
     fingerprint: Fingerprint,
     made_with: dict[str, Any],
     replace: bool,
-) -> tuple[StoreWriter, dict[str, Any]]:
-    """The store to fill, and what it was begun with.
+) -> OpenStore:
+    """The store with this fingerprint: the whole one, the unfinished one, or a new one.
 
     Args:
-        path: where it is, or goes.
+        path: where it is, or goes once it is whole.
         layout: of a new store.
         fingerprint: what its labels must depend on.
         made_with: what a new store is begun with: code, versions, batch sizes.
-        replace: make a new store where the one that is there can't be continued.
+        replace: make a new store where those that are there can't be used.
 
     Raises:
         UserError: the store that is there has another fingerprint, or is unfinished and was begun
             with other code or versions; and `replace` is false.
     """
-    if path.exists():
+    _end_swap(path)
+    for place, new in (
+        (path, "a new store is made beside, and takes this one's place once it is whole"),
+        (unfinished(path), "a new store is begun"),
+    ):
+        if not place.exists():
+            continue
         try:
-            store = LabelStore(path)
+            store = LabelStore(place)
             store.require(fingerprint, "these settings")
             require_continuable(store, made_with)
         except UserError as error:
             if not replace:
                 raise UserError(f"{error}\n(nothing was changed)") from None
-            note(f"a new store is begun: {error}")
+            note(f"{new}: {error}")
         else:
             for line in differences(made_with, store.made_with):
                 note(f"{line} in the store; its labels stay valid")
+            # An unfinished store goes on with the shards that it was begun with.
+            writer = StoreWriter(place, store.layout)
             with writing(path):
-                # An unfinished store goes on with the shards that it was begun with.
-                writer = StoreWriter(path, store.layout)
                 writer.remove_left_overs()
-                _retract_damaged(store, writer)
-            return writer, made_with | store.made_with
+                return OpenStore(writer, made_with | store.made_with, _pending(store, writer))
     with writing(path):
-        remove_store(path)
-        return StoreWriter.create(path, layout, fingerprint, made_with), made_with
+        writer = StoreWriter.create(unfinished(path), layout, fingerprint, made_with)
+    return OpenStore(writer, made_with, list(layout.shards()))
+
+
+def _end_swap(path: Path) -> None:
+    """End what a kill has interrupted: a whole store took the place of an older one."""
+    old = path.with_name(path.name + REMOVED)
+    if not old.exists():
+        return
+    with writing(path):
+        if not path.exists() and (beside := unfinished(path)).exists():
+            with suppress(UserError):
+                if LabelStore(beside).finished:
+                    StoreWriter(beside, LabelStore(beside).layout).finish(path)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def require_continuable(store: LabelStore, made_with: dict[str, Any]) -> None:
@@ -127,18 +163,23 @@ def require_buckets(names: Collection[str], layout: StoreLayout) -> None:
     for name in names:
         if name not in known:
             raise UserError(
-                f"labels.bucket_batch_sizes: no view is padded to {name} (height x width)"
+                f"teacher_pass.bucket_batch_sizes: no view is padded to {name} (height x width)"
                 f"{did_you_mean(name, known)}; there are: {', '.join(known)}"
             )
 
 
-def _retract_damaged(store: LabelStore, writer: StoreWriter) -> None:
-    """Have those complete shards made again that can't be read."""
-    done = [s for s in store.layout.shards() if store.complete[s.bucket][s.number] == 1]
-    for shard in tqdm(done, desc="checking", unit="shard", delay=2, mininterval=2):
+def _pending(store: LabelStore, writer: StoreWriter) -> list[Shard]:
+    """The shards to label: those that are not complete, and those that can't be read."""
+    damaged: list[Shard] = []
+    for shard in tqdm(store.complete_shards(), desc="checking", unit="shard", delay=2):
         problems: list[str] = []
         for _ in read_rows(store, shard, problems):
             pass
         if problems:
             note(f"the store is damaged and its shard is made again: {problems[0]}")
-            writer.retract(shard)
+            damaged.append(shard)
+    if store.finished:
+        return damaged
+    for shard in damaged:
+        writer.retract(shard)
+    return list(writer.pending())

@@ -28,19 +28,22 @@ from pipeline.teacher_pass.fingerprint import code_and_versions, labels_fingerpr
 from pipeline.teacher_pass.label import batches_of, load_teacher
 from pipeline.teacher_pass.open_store import only_writer, open_store, require_buckets
 from pipeline.teacher_pass.report import PassClock, describe_store
-from pipeline.teacher_pass.settings import Labels
-from pipeline.teacher_pass.shard_labeller import AHEAD, ShardLabeller
+from pipeline.teacher_pass.settings import Labels, TeacherPass
+from pipeline.teacher_pass.shard_labeller import AHEAD, ShardLabeller, writing
 from pipeline.teacher_pass.teacher import Numerics
 from pipeline.views.plan import view_plan
 from pipeline.views.priors import PaddedViews
 from pipeline.views.settings import Views
 
 
-def fill_store(labels: Labels, views: Views, paths: Paths, replace: bool) -> dict[str, Any]:
+def fill_store(
+    labels: Labels, teacher_pass: TeacherPass, views: Views, paths: Paths, replace: bool
+) -> dict[str, Any]:
     """Fill the label store, continuing one that is incomplete.
 
     Args:
-        labels: the settings of the pass.
+        labels: what is stored.
+        teacher_pass: how it is made.
         views: which views there are.
         paths: where data and teacher are, and where the store goes.
         replace: start a new store where the one that is there can't be continued.
@@ -61,48 +64,56 @@ def fill_store(labels: Labels, views: Views, paths: Paths, replace: bool) -> dic
     layout = plan_store(
         images,
         PaddedViews(plan, teacher.grid, preprocessing(model)["pad_size_divisor"]),
-        labels.shard_rows,
+        teacher_pass.shard_rows,
         len(train.classes) if soft else 0,
     )
-    require_buckets(labels.bucket_batch_sizes, layout)
+    require_buckets(teacher_pass.bucket_batch_sizes, layout)
     fingerprint = labels_fingerprint(train, teacher, model, plan, soft)
-    local = labels.scheduler == "local"
+    local = teacher_pass.scheduler == "local"
     made_with: dict[str, Any] = code_and_versions() | {
-        "batch_size": labels.batch_size,
-        "bucket_batch_sizes": labels.bucket_batch_sizes,
-        "workers": loader_processes(labels.workers),
-        "threads": torch.get_num_threads() if local else MachineShare.of(labels).threads,
+        "batch_size": teacher_pass.batch_size,
+        "bucket_batch_sizes": teacher_pass.bucket_batch_sizes,
+        "workers": loader_processes(teacher_pass.workers),
+        "threads": torch.get_num_threads() if local else MachineShare.of(teacher_pass).threads,
         "objects": count_objects(images, plan),
         "images": str(train.images_folder),
         "teacher": str(paths.teacher),
     }
     with only_writer(paths.labels):
-        writer, made_with = open_store(paths.labels, layout, fingerprint, made_with, replace)
-        pending = list(writer.pending())
-        clock = PassClock(paths.labels_report, LabelStore(paths.labels).fingerprint_digest)
-        report = None if pending else clock.report()
-        if report is None:
+        store = open_store(paths.labels, layout, fingerprint, made_with, replace)
+        writer, pending = store.writer, store.pending
+        clock = PassClock(paths.labels_report, LabelStore(writer.path).fingerprint_digest)
+        if pending:
             remedy = (
-                f"remove {paths.labels}, which keeps the batch sizes that it was begun with, lower "
-                "labels.batch_size (or labels.bucket_batch_sizes) and run `lad labels` again"
+                f"remove {writer.path}, which keeps the batch sizes that it was begun with, "
+                "lower teacher_pass.batch_size (or teacher_pass.bucket_batch_sizes) and run "
+                "`lad labels` again"
             )
-            large = large_enough(teacher.detector, "labels.batch_size")
+            large = large_enough(teacher.detector, "teacher_pass.batch_size")
             with full_memory(remedy), large, _progress(writer, pending) as bar:
                 if local:
                     dataset = view_dataset(train, plan, ALL_OBJECTS)
                     # Rounding depends on what is in a batch: an unfinished store keeps its own.
-                    batches = (batches_of(one, writer.layout, made_with) for one in pending)
-                    loader = view_loader(dataset, chain.from_iterable(batches), labels.workers)
+                    batches = (batches_of(one, writer.layout, store.made_with) for one in pending)
+                    loader = view_loader(
+                        dataset, chain.from_iterable(batches), teacher_pass.workers
+                    )
                     _label_here(ShardLabeller(teacher, soft, writer), pending, loader, clock, bar)
                 else:
-                    with labelled_shards(labels, paths, train, pending) as shards:
+                    with labelled_shards(
+                        teacher_pass, paths, writer.path, train, pending
+                    ) as shards:
                         clock.start()
                         for count in shards:
                             clock.add(count)
                             bar.update(count)
-            store = LabelStore(paths.labels)
-            report = clock.finish(describe_store(store, len(plan), clock.seconds_per_view()))
-    return report
+        if writer.path != paths.labels:
+            with writing(paths.labels):
+                writer.finish(paths.labels)
+        if not pending and (report := clock.report()):
+            return report
+        whole = LabelStore(paths.labels)
+        return clock.finish(describe_store(whole, len(plan), clock.seconds_per_view()))
 
 
 def _progress(writer: StoreWriter, pending: list[Shard]) -> tqdm:

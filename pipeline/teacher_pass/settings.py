@@ -1,4 +1,4 @@
-"""The section `labels`: the teacher pass."""
+"""The sections `labels` and `teacher_pass`: what a store holds, and the run that fills it."""
 
 from typing import Literal
 
@@ -18,7 +18,7 @@ class Cluster(Section):
 
 
 class Labels(Section):
-    """The teacher pass."""
+    """What is stored of what the teacher says, and how its network says it: all decides labels."""
 
     soft: bool = Field(True, description="store the teacher's soft scores, too")
     min_iou: float = Field(
@@ -28,25 +28,30 @@ class Labels(Section):
         0.012, gt=0, le=1, description="and where a class has at least this probability, for bckd"
     )
     scores: Coding = Coding()
-    batch_size: PositiveInt = 16
-    bucket_batch_sizes: dict[str, PositiveInt] = Field(
-        {}, description="other batch sizes for some padded sizes, as 800x1344: 4"
-    )
-    shard_rows: PositiveInt = Field(64, description="views in a shard, the unit of work")
-    workers: Workers = WORKERS
     autocast: Literal["bfloat16", "float16"] | None = Field(
         None, description="what the teacher's network computes in; null is float32"
     )
     channels_last: bool = Field(False, description="the memory format of the network")
-    scheduler: str = Field(
-        "local",
-        pattern=r"^(local|cluster|(tcp|tls|ws|wss)://\S+)$",
-        description="local: this process; cluster: Dask on this machine; or a Dask address",
-    )
-    cluster: Cluster = Cluster()
 
     def soft_settings(self) -> SoftSettings | None:
         """How soft scores are stored; None where none are wanted."""
         if not self.soft:
             return None
         return SoftSettings(scores=self.scores, min_iou=self.min_iou, min_score=self.min_score)
+
+
+class TeacherPass(Section):
+    """The run that fills the store: nothing here is a reason to make labels again."""
+
+    batch_size: PositiveInt = 16
+    bucket_batch_sizes: dict[str, PositiveInt] = Field(
+        {}, description="other batch sizes for some padded sizes, as 800x1344: 4"
+    )
+    shard_rows: PositiveInt = Field(512, description="views in a shard, the unit of work")
+    workers: Workers = WORKERS
+    scheduler: str = Field(
+        "local",
+        pattern=r"^(local|cluster|(tcp|tls|ws|wss)://\S+)$",
+        description="local: this process; cluster: Dask on this machine; or a Dask address",
+    )
+    cluster: Cluster = Cluster()

@@ -6,12 +6,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pipeline.project.errors import UserError
 from pipeline.store.coding import SoftSettings
 from pipeline.store.schema import ASSIGNED_GT, Shard
-from pipeline.store.writer import StoreWriter
+from pipeline.store.writer import Chunks, StoreWriter
 from pipeline.teacher_pass.background import Background
 from pipeline.teacher_pass.label import ForwardPass, label_rows, run_network
 from pipeline.teacher_pass.teacher import Teacher
@@ -63,21 +61,21 @@ class ShardLabeller:
             labelled: told in the background how many views are.
             before_writing: called in the background.
         """
-        parts: list[dict[str, np.ndarray]] = []
+        chunks: Chunks = {}
         fallbacks = 0
 
         def add(views: ForwardPass) -> None:
             nonlocal fallbacks
             rows, fell_back = label_rows(self.teacher, views, self.soft)
-            parts.append(rows)
+            for name, more in self.writer.encode(shard, rows).items():
+                chunks.setdefault(name, []).extend(more)
             fallbacks += fell_back
             labelled(len(rows[ASSIGNED_GT]))
 
         def write() -> None:
             before_writing()
-            whole = {name: np.concatenate([rows[name] for rows in parts]) for name in parts[0]}
             with writing(self.writer.path):
-                self.writer.write(shard, whole, fallbacks)
+                self.writer.write(shard, chunks, fallbacks)
 
         shown = 0
         while shown < len(shard.views):

@@ -32,7 +32,7 @@ from pipeline.store.coding import (
 from pipeline.store.fingerprint import data_part
 from pipeline.store.integrity import check_structure
 from pipeline.store.positives import count_objects, count_positives, doubt
-from pipeline.store.reader import LabelStore, SoftScores
+from pipeline.store.reader import LabelStore, SoftScores, no_store
 from pipeline.store.schema import ASSIGNED_GT
 from pipeline.teacher_pass.fingerprint import code_and_versions, labels_fingerprint, numerics_of
 from pipeline.teacher_pass.label import batches_of, label_views, load_teacher, run_network
@@ -119,12 +119,13 @@ def verify_labels(paths: Paths, sample: int | None, with_teacher: bool) -> Verif
         UserError: there is no store.
     """
     if not paths.labels.exists():
-        raise UserError(f"there is no label store at {paths.labels}; run `lad labels`")
+        raise no_store(paths.labels)
     found = Verification(paths.labels)
     fingerprint = None
     try:
         store = LabelStore(paths.labels)
         fingerprint = store.fingerprint_digest
+        store.require_complete()
         found.made_with = store.made_with.get("versions", {})
         train = _check_structure(store, paths, found)
         if not with_teacher:
@@ -155,7 +156,7 @@ def _check_structure(store: LabelStore, paths: Paths, found: Verification) -> Ch
         lines = differences({"data": data_part(train)}, {"data": store.fingerprint["data"]})
         found.problems += [f"the store is not of this data set: {line}" for line in lines]
     found.structure = check_structure(store, images, found.problems)
-    if images and not found.problems and not store.missing_shards():
+    if images and not found.problems:
         views = np.random.default_rng(SEED).permutation(len(store))[:COUNTED].tolist()
         objects = round(count_objects(images, store.plan()) * len(views) / len(store))
         if said := doubt(len(count_positives(store, views).per_object), objects):
@@ -196,7 +197,6 @@ def _sample(store: LabelStore, sample: int | None) -> list[list[int]]:
     batches = [
         batch
         for shard in store.layout.shards()
-        if store.complete[shard.bucket][shard.number] == 1
         for batch in batches_of(shard, store.layout, made_with)
     ]
     if sample is None:

@@ -14,7 +14,7 @@ from benchmarks.mixture import compare_fits, pad_costs, random_costs, trained_co
 from benchmarks.random_teacher import MODEL, SCALE, RandomTeacher, draw_view, random_objects
 from benchmarks.suite import PARTS, QUICK, Bench, run_parts
 from benchmarks.synthetic import borrow_project
-from benchmarks.teacher_pass import infer, labels_of_part
+from benchmarks.teacher_pass import infer, pass_over_part
 from pipeline.assignment.mixture import fit_mixtures
 from pipeline.project.errors import UserError
 from pipeline.project.paths import Paths
@@ -133,7 +133,7 @@ def test_pass_ratios(labelled, tmp_path) -> None:
     assert [ratio.at_least for ratio in figures.ratios] == [0.9, None]
     borrowed = borrow_project(labelled.paths, tmp_path / "borrowed", images=4)
     params = labelled.params
-    assert infer(params.labels, params.views, borrowed) == views
+    assert infer(params.teacher_pass, params.views, borrowed) == views
     # The project's own store was not touched.
     LabelStore(labelled.paths.labels).require_complete()
 
@@ -149,11 +149,13 @@ def test_heads_ratios(labelled) -> None:
 def test_a_bucket_with_a_batch_size_that_no_measured_view_is_in(labelled, tmp_path) -> None:
     buckets = LabelStore(labelled.paths.labels).layout.buckets
     sizes = {"bucket_batch_sizes": {bucket.name: 2 for bucket in buckets}}
-    labels, views = labelled.params.labels.model_copy(update=sizes), labelled.params.views
+    params = labelled.params
+    every = params.teacher_pass.model_copy(update=sizes)
     borrowed = borrow_project(labelled.paths, tmp_path / "borrowed", images=1)
     with pytest.raises(UserError, match="no view is padded to"):
-        fill_store(labels, views, borrowed, replace=False)
-    report = fill_store(labels_of_part(labels, views, borrowed), views, borrowed, replace=False)
+        fill_store(params.labels, every, params.views, borrowed, replace=False)
+    some = pass_over_part(every, params.views, borrowed)
+    report = fill_store(params.labels, some, params.views, borrowed, replace=False)
     assert report["images"] == 1
 
 

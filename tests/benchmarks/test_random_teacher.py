@@ -26,7 +26,7 @@ PADDED = (800, 1344)
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
     path = tmp_path_factory.mktemp("store") / "random.zarr"
-    write_random_store(path, VIEWS, Labels(shard_rows=8))
+    write_random_store(path, VIEWS, Labels(), 8)
     return path
 
 
@@ -106,7 +106,7 @@ def test_reads_are_faster_than_those_of_zarr(path) -> None:
 
 def test_a_store_without_soft_scores_is_timed(tmp_path) -> None:
     path = tmp_path / "hard.zarr"
-    write_random_store(path, 2, Labels(soft=False))
+    write_random_store(path, 2, Labels(soft=False), 8)
     times = time_reads(path, reads=4)
     assert set(times.reads) == {"assignment"}
     assert times.decode is None

@@ -29,7 +29,13 @@ def written(path: Path) -> dict[str, int]:
 def ask(project, config=None, views=48, seconds=600.0):
     params = project.params
     settings = PassSettings(
-        params.data, params.views, params.teacher, params.labels, params.training, params.students
+        params.data,
+        params.views,
+        params.teacher,
+        params.labels,
+        params.teacher_pass,
+        params.training,
+        params.students,
     )
     return estimate(settings, project.paths, config, views, seconds)
 

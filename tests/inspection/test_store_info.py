@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import zarr
 from click.testing import CliRunner
 
 from pipeline.data.ground_truth import BACKGROUND
@@ -14,6 +13,7 @@ from pipeline.inspection.store_info import describe, summarise
 from pipeline.project.errors import UserError
 from pipeline.store.reader import LabelStore
 from pipeline.store.writer import StoreWriter
+from tests.unfinished import unfinish
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,11 +22,9 @@ ROOT = Path(__file__).parents[2]
 def incomplete(labelled, tmp_path) -> Path:
     """The store without one shard of its first bucket."""
     path = labelled.copy(tmp_path).paths.labels
-    store = LabelStore(path)
-    name = store.layout.buckets[0].name
-    zarr.open_group(path, mode="r+")[f"buckets/{name}/complete"][1] = 0
+    name = LabelStore(path).layout.buckets[0].name
     shutil.rmtree(path / "buckets" / name / "cls_scores/c/1")
-    return path
+    return unfinish(path, 1).path
 
 
 @pytest.fixture

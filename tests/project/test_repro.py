@@ -177,7 +177,7 @@ def test_a_validation_annotation_runs_evaluations(workspace) -> None:
 
 def test_another_batch_size_makes_no_labels(workspace) -> None:
     """The command leaves a finished store alone, so nothing follows."""
-    assert workspace.repro(labels={"batch_size": 3, "workers": 1}) == {"labels"}
+    assert workspace.repro(teacher_pass={"batch_size": 3, "workers": 1}) == {"labels"}
 
 
 def test_another_training_annotation_runs_everything(workspace) -> None:

@@ -272,6 +272,12 @@ def test_online_labels_are_a_section_of_their_own(tmp_path: Path):
     assert [one.labels_from for one in params.students.values()] == ["cached", "own"]
 
 
+def test_how_a_pass_runs_is_a_section_of_its_own(tmp_path: Path):
+    assert message(tmp_path, changed("labels", {"batch_size": 8})) == (
+        "FILE: labels.batch_size: stands in the section `teacher_pass` now"
+    )
+
+
 def test_a_name_that_is_in_both_sections(tmp_path: Path):
     online = dict.fromkeys(("third", "first"), GOOD["students"]["first"])
     assert message(tmp_path, changed("online", online)) == (

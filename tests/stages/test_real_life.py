@@ -18,6 +18,7 @@ from pipeline.data.dataset import load_split
 from pipeline.detector.checkpoint import read_weights
 from pipeline.detector.model_folder import save_model
 from pipeline.store.reader import LabelStore
+from pipeline.store.schema import unfinished
 from tests.coco_builder import annotation, contents, image, write_coco
 from tests.heads.zoo import random_network, zoo_model
 
@@ -140,21 +141,21 @@ def test_a_teacher_that_is_not_finite_labels_nothing(
     status, _, err = lad("labels", "--replace")
     assert status == 1
     assert re.search(message, err)
-    if value != value:
-        assert contents(project.paths.labels) == before
-    else:  # a new store was begun, and is none of a finished pass
-        assert LabelStore(project.paths.labels).missing_shards() == 12
+    assert contents(project.paths.labels) == before
+    if value == value:  # a new store was begun
+        assert LabelStore(unfinished(project.paths.labels)).missing_shards() == 12
 
 
 def test_views_that_are_too_small_for_group_norm(project, lad) -> None:
     model = zoo_model("GFL")  # 32 channels in 32 groups
     state = random_network(model).state_dict()
     save_model(project.paths.teacher, model, state, {"name": "teacher", "method": "own"})
-    project.change(views={"scales": [[100, 75]]}, labels={"batch_size": 1})
+    project.change(views={"scales": [[100, 75]]}, teacher_pass={"batch_size": 1})
     status, _, err = lad("labels", "--replace")
     assert status == 1
     assert last_line(err).endswith(
-        "expected views with a side over 128 pixels (views.scales), or a labels.batch_size above 1"
+        "expected views with a side over 128 pixels (views.scales), or a teacher_pass.batch_size "
+        "above 1"
     )
 
 

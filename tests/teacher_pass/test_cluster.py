@@ -16,14 +16,13 @@ import pipeline.teacher_pass.cluster
 import pipeline.teacher_pass.fingerprint
 from pipeline.data.dataset import load_split
 from pipeline.project.errors import UserError
-from pipeline.store.reader import LabelStore
-from pipeline.store.schema import Shard
-from pipeline.store.shard import read_number
+from pipeline.store.schema import SHARD_FLAGS, Shard, unfinished
 from pipeline.store.writer import StoreWriter
 from pipeline.teacher_pass.cluster import MachineShare, TeacherPlugin
-from pipeline.teacher_pass.settings import Labels
+from pipeline.teacher_pass.settings import TeacherPass
 from tests.project.test_memory import PAGES, new_pages
 from tests.teacher_pass.test_run import assert_same_stores
+from tests.unfinished import unfinish
 
 pytestmark = pytest.mark.slow
 
@@ -35,7 +34,11 @@ def project(labelled, tmp_path):
     shutil.rmtree(project.paths.labels)
     project.paths.labels_report.unlink()
     return project.change(
-        labels={"scheduler": "cluster", "cluster": {"workers": 2, "threads": 1}, "shard_rows": 8}
+        teacher_pass={
+            "scheduler": "cluster",
+            "cluster": {"workers": 2, "threads": 1},
+            "shard_rows": 8,
+        }
     )
 
 
@@ -68,13 +71,12 @@ def test_a_killed_worker_costs_its_shards_work_only(project, local) -> None:
 
     def kill() -> None:
         while not killed and not finished.wait(0.02):
-            # A flag is written again when it is set: the shard is complete.
-            flags = project.paths.labels.glob("buckets/*/complete/c/*")
-            done = [flag for flag in flags if read_number(flag.parents[1], flag.name, "uint8")]
+            begun = unfinished(project.paths.labels)
+            done = [flag.name for flag in begun.glob(f"{SHARD_FLAGS}/*x*.?")]
             if len(done) >= 3:
-                for flag in done:
-                    file = flag.parents[2] / "assigned_gt/c" / flag.name / "0"
-                    done_before[file] = file.stat().st_mtime_ns
+                for bucket, number in (name.split(".") for name in done):
+                    place = Path("buckets", bucket, "assigned_gt/c", number, "0")
+                    done_before[place] = (begun / place).stat().st_mtime_ns
                 pid = children()[0]
                 os.kill(pid, signal.SIGKILL)
                 killed.append(pid)
@@ -88,7 +90,8 @@ def test_a_killed_worker_costs_its_shards_work_only(project, local) -> None:
         thread.join()
     assert killed
     assert_same_stores(project.paths.labels, local)
-    again = [file for file, when in done_before.items() if file.stat().st_mtime_ns != when]
+    store = project.paths.labels
+    again = [p for p, when in done_before.items() if (store / p).stat().st_mtime_ns != when]
     assert not again
     expected = json.loads((local.parent / "labels.json").read_text())
     times = {"seconds", "views_per_second", "bytes_on_disk", "bytes_per_view"}
@@ -110,14 +113,14 @@ def scheduler() -> Iterator[str]:
 
 
 def test_an_existing_scheduler(project, local, scheduler) -> None:
-    project.change(labels={"scheduler": scheduler})
+    project.change(teacher_pass={"scheduler": scheduler})
     project.fill_store()
     assert_same_stores(project.paths.labels, local)
 
 
 def test_a_worker_keeps_freed_memory(project, scheduler) -> None:
     """Dask starts it with malloc set to keep nothing."""
-    project.change(labels={"scheduler": scheduler})
+    project.change(teacher_pass={"scheduler": scheduler})
     project.fill_store()
     with Client(scheduler, set_as_default=False) as client:
         # In the main thread; of another's memory glibc gives whole pieces of 64 MB back.
@@ -127,7 +130,7 @@ def test_a_worker_keeps_freed_memory(project, scheduler) -> None:
 
 def test_an_error_in_a_worker_is_one_message(project, scheduler) -> None:
     """Here a folder stands where a shard must go."""
-    project.change(labels={"scheduler": scheduler})
+    project.change(teacher_pass={"scheduler": scheduler})
     create = StoreWriter.create.__func__
 
     def blocked(cls, path, layout, *args):
@@ -145,7 +148,7 @@ def test_an_error_in_a_worker_is_one_message(project, scheduler) -> None:
 
 def test_no_scheduler_is_one_message(project, monkeypatch) -> None:
     monkeypatch.setattr(pipeline.teacher_pass.cluster, "CONNECT_SECONDS", 1)
-    project.change(labels={"scheduler": "tcp://127.0.0.1:9"})
+    project.change(teacher_pass={"scheduler": "tcp://127.0.0.1:9"})
     with pytest.raises(UserError, match="no Dask scheduler answers at tcp://127.0.0.1:9"):
         project.fill_store()
 
@@ -155,9 +158,11 @@ class OneWorker:
     address = "tcp://here"
 
 
-def test_a_complete_shard_is_not_labelled_again(labelled) -> None:
-    train = load_split(labelled.paths, "train")
-    plugin = TeacherPlugin(labelled.paths, train, loaders=0, threads=1)
+def test_a_complete_shard_is_not_labelled_again(labelled, tmp_path) -> None:
+    project = labelled.copy(tmp_path)
+    begun = unfinish(project.paths.labels).path
+    train = load_split(project.paths, "train")
+    plugin = TeacherPlugin(project.paths, begun, train, loaders=0, threads=1)
     threads = torch.get_num_threads()
     plugin.setup(OneWorker())
     torch.set_num_threads(threads)
@@ -174,7 +179,7 @@ def test_a_worker_with_another_teacher_is_refused(labelled, tmp_path) -> None:
     content["state_dict"]["bbox_head.atss_cls.bias"] += 1
     torch.save(content, file)
     train = load_split(project.paths, "train")
-    plugin = TeacherPlugin(project.paths, train, loaders=0, threads=1)
+    plugin = TeacherPlugin(project.paths, project.paths.labels, train, loaders=0, threads=1)
     with pytest.raises(UserError, match=r"worker tcp://here.*\n  teacher.weights: expected"):
         plugin.setup(OneWorker())
 
@@ -182,10 +187,9 @@ def test_a_worker_with_another_teacher_is_refused(labelled, tmp_path) -> None:
 def test_a_worker_with_other_versions_is_refused(labelled, tmp_path, monkeypatch) -> None:
     """While the store is unfinished, as it always is when a worker starts."""
     project = labelled.copy(tmp_path)
-    store = LabelStore(project.paths.labels)
-    StoreWriter(project.paths.labels, store.layout).retract(next(store.layout.shards()))
+    begun = unfinish(project.paths.labels, 0).path
     train = load_split(project.paths, "train")
-    plugin = TeacherPlugin(project.paths, train, loaders=0, threads=1)
+    plugin = TeacherPlugin(project.paths, begun, train, loaders=0, threads=1)
     version = pipeline.teacher_pass.fingerprint.version
     monkeypatch.setattr(
         pipeline.teacher_pass.fingerprint,
@@ -221,7 +225,7 @@ def test_how_a_machine_is_shared_out(monkeypatch) -> None:
         (0, {"workers": 1, "threads": 1}, (1, 1)),
     ]:
         monkeypatch.setattr(torch.cuda, "device_count", lambda n=gpus: n)
-        labels = Labels(scheduler="cluster", cluster=cluster)
-        assert MachineShare.of(labels) == MachineShare(*expected)
-    assert MachineShare.of(Labels(scheduler="tcp://a:1")).threads == 1
-    assert MachineShare.of(Labels(scheduler="tcp://a:1", cluster={"threads": 3})).threads == 3
+        settings = TeacherPass(scheduler="cluster", cluster=cluster)
+        assert MachineShare.of(settings) == MachineShare(*expected)
+    assert MachineShare.of(TeacherPass(scheduler="tcp://a:1")).threads == 1
+    assert MachineShare.of(TeacherPass(scheduler="tcp://a:1", cluster={"threads": 3})).threads == 3

@@ -21,14 +21,13 @@ import pipeline.teacher_pass.fingerprint
 import pipeline.teacher_pass.run
 import pipeline.teacher_pass.shard_labeller
 from pipeline.data.dataset import load_split
-from pipeline.detector.checkpoint import read_weights
 from pipeline.project.digests import digest, flatten
 from pipeline.project.errors import UserError
 from pipeline.store.reader import LabelStore
-from pipeline.store.writer import StoreWriter
 from pipeline.teacher_pass.fingerprint import code_and_versions
 from pipeline.teacher_pass.label import load_teacher
 from tests.teacher_pass.test_run import assert_same_stores
+from tests.unfinished import unfinish
 
 
 @pytest.fixture
@@ -360,24 +359,18 @@ def test_a_finished_store_stays_valid_with_other_code_or_versions(
     assert files(project.paths.labels) == before
 
 
-def retract_a_shard(store: Path) -> None:
-    """Have a store be unfinished."""
-    layout = LabelStore(store).layout
-    StoreWriter(store, layout).retract(next(layout.shards()))
-
-
 @pytest.mark.parametrize("other_maker", OTHERS)
 def test_an_unfinished_store_is_not_continued_with_other_code_or_versions(
     project, labelled, monkeypatch, capsys, other_maker
 ) -> None:
-    retract_a_shard(project.paths.labels)
     field = other_maker(project, monkeypatch)
-    before = files(project.paths.labels)
+    begun = unfinish(project.paths.labels, 0).path
+    before = files(begun)
     fields, message = refused_fields(project.fill_store)
     assert fields == {field}
     assert "unfinished" in message
     assert "--replace" in message
-    assert files(project.paths.labels) == before
+    assert files(begun) == before
     run_network = pipeline.teacher_pass.shard_labeller.run_network
     batches: list[int] = []
 
@@ -388,8 +381,8 @@ def test_an_unfinished_store_is_not_continued_with_other_code_or_versions(
     monkeypatch.setattr(pipeline.teacher_pass.shard_labeller, "run_network", counted)
     capsys.readouterr()
     project.fill_store(replace=True)
-    begun = f"a new store is begun: the unfinished store {project.paths.labels} was begun with"
-    assert f"note: {begun} other code or versions" in capsys.readouterr().err
+    said = f"a new store is begun: the unfinished store {begun} was begun with"
+    assert f"note: {said} other code or versions" in capsys.readouterr().err
     assert len(batches) == 96 / 4  # every view, in batches of 4
     assert_same_stores(project.paths.labels, labelled.paths.labels)
     made_with = LabelStore(project.paths.labels).made_with
@@ -401,8 +394,7 @@ def test_an_unfinished_store_is_continued_with_the_same_code_and_versions(
     project, labelled, monkeypatch
 ) -> None:
     made = files(project.paths.labels)
-    retract_a_shard(project.paths.labels)
-    assert files(project.paths.labels) != made
+    assert files(unfinish(project.paths.labels, 0).path) != made
     run_network = pipeline.teacher_pass.shard_labeller.run_network
     batches: list[int] = []
 
@@ -416,80 +408,12 @@ def test_an_unfinished_store_is_continued_with_the_same_code_and_versions(
     assert files(project.paths.labels) == made
 
 
-def as_before_labels_had_a_version(attributes: dict[str, Any]) -> None:
-    """Turn a store's attributes into those of then.
-
-    The code and the first two numbers of library versions were part of the fingerprint, and the
-    code was not among what the store was made with.
-    """
-    del attributes["fingerprint"]["labels_version"]
-    del attributes["made_with"]["code"]
-    attributes["fingerprint"] |= {
-        "code": "5" * 64,
-        "versions": {
-            name: ".".join(version.split(".")[:2])
-            for name, version in attributes["made_with"]["versions"].items()
-        },
-    }
-
-
-@pytest.fixture
-def old(project):
-    """The project with a store, and its report, from before labels had a version."""
-    rewrite(project.paths.labels, as_before_labels_had_a_version)
-    attributes = json.loads((project.paths.labels / "zarr.json").read_text())["attributes"]
-    report = json.loads(project.paths.labels_report.read_text())
-    report["fingerprint"] = digest(attributes["fingerprint"])
-    project.paths.labels_report.write_text(json.dumps(report, indent=1))
-    return project
-
-
-def test_a_store_from_before_labels_had_a_version_is_version_1(
-    old, labelled, tmp_path_factory, monkeypatch, capsys
-) -> None:
-    new, store = LabelStore(labelled.paths.labels), LabelStore(old.paths.labels)
-    assert store.fingerprint == new.fingerprint
-    assert store.fingerprint["labels_version"] == 1
-    assert store.made_with == new.made_with | {"code": "5" * 64}
-    written, report = files(old.paths.labels), old.paths.labels_report.read_bytes()
-    with monkeypatch.context() as patch:
-        patch.setattr(pipeline.teacher_pass.shard_labeller, "run_network", None)
-        assert old.fill_store() == json.loads(report)
-    assert "note: code: expected " in capsys.readouterr().err
-    assert old.paths.labels_report.read_bytes() == report
-    weights = []
-    for project in (old, labelled.copy(tmp_path_factory.mktemp("new"))):
-        project.change(training={"epochs": 1}).train("lad")
-        weights.append(read_weights(project.paths.model("lad") / "weights.pth"))
-    assert weights[0].keys() == weights[1].keys()
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-    assert files(old.paths.labels) == written
-
-
-def test_a_store_from_before_labels_had_a_version_is_refused_by_a_later_one(
-    old, monkeypatch
-) -> None:
-    monkeypatch.setattr(pipeline.store.fingerprint, "LABELS_VERSION", 2)
-    for call in (old.fill_store, lambda: old.train("lad")):
-        fields, message = refused_fields(call)
-        assert fields == {"labels_version"}
-        assert "labels_version: expected 2, found 1" in message
-
-
-def test_an_unfinished_store_from_before_labels_had_a_version_is_not_continued(old) -> None:
-    """The code that began it is not this one."""
-    retract_a_shard(old.paths.labels)
-    fields, message = refused_fields(old.fill_store)
-    assert fields == {"code"}
-    assert f"found {'5' * 64}" in message
-
-
 def test_what_can_not_change_labels_is_shown_and_changes_nothing(
     project, monkeypatch, capsys
 ) -> None:
     monkeypatch.setattr(pipeline.teacher_pass.shard_labeller, "run_network", None)
     before = files(project.paths.labels)
-    project.change(labels={"batch_size": 3, "workers": 1, "shard_rows": 5})
+    project.change(teacher_pass={"batch_size": 3, "workers": 1, "shard_rows": 5})
     project.fill_store(replace=True)
     shown = capsys.readouterr().err
     assert "note: batch_size: expected 3, found 4 in the store; its labels stay valid" in shown

@@ -31,7 +31,7 @@ def test_a_full_gpu_ends_a_pass_which_can_begin_with_smaller_batches(project, mo
         project.fill_store()
     # What the message says to do.
     shutil.rmtree(project.paths.labels)
-    project.change(labels={"batch_size": 2}).fill_store()
+    project.change(teacher_pass={"batch_size": 2}).fill_store()
     LabelStore(project.paths.labels).require_complete()
 
 
@@ -53,7 +53,7 @@ def test_too_little_shared_memory_is_one_message(project, monkeypatch, stage: st
             "unable to allocate shared memory(shm) for file </torch_1>: No space left on device"
         )
 
-    project.change(labels={"workers": 1}, training={"workers": 1})
+    project.change(teacher_pass={"workers": 1}, training={"workers": 1})
     settings = project.params.students["lad"]
     project.change(students={"solad": {"config": settings.config, "method": "solad"}})
     if stage == "labels":

@@ -95,7 +95,7 @@ def test_the_stored_rows_say_something() -> None:
     codes = content["rows.cls_scores"]
     assert 0.1 < (codes == 0).mean() < 0.9
     assert len(np.unique(codes)) > 30
-    overlaps, boxes = content["rows.max_iou"] > 0, content["rows.distances"].any(2)
+    overlaps, boxes = content["rows.box_quality"][:, 0] > 0, content["rows.distances"].any(2)
     assert overlaps.sum() > 50
     assert (overlaps & ~boxes).sum() == 0
     assert (boxes & ~overlaps).sum() > 50  # where a class is likely

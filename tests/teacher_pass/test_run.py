@@ -25,8 +25,9 @@ from pipeline.data.coco import load_images, objects_digest
 from pipeline.data.dataset import load_split
 from pipeline.project.errors import UserError
 from pipeline.store.reader import LabelStore
-from pipeline.store.schema import MISSING
+from pipeline.store.schema import MISSING, SHARD_FLAGS, unfinished
 from pipeline.teacher_pass.label import load_teacher
+from tests.unfinished import unfinish
 
 
 @pytest.fixture
@@ -95,7 +96,8 @@ def test_an_interrupted_pass_continues_without_repeating_work(
     monkeypatch.setattr(pipeline.teacher_pass.shard_labeller, "run_network", interrupted)
     with pytest.raises(KeyboardInterrupt):
         project.fill_store()
-    assert LabelStore(project.paths.labels).missing_shards() == 12 - 4
+    assert not project.paths.labels.exists()
+    assert LabelStore(unfinished(project.paths.labels)).missing_shards() == 12 - 4
     calls = 100
     project.fill_store()
     assert calls - 100 == 16  # 8 shards of 8 views in batches of 4
@@ -103,34 +105,34 @@ def test_an_interrupted_pass_continues_without_repeating_work(
 
 
 def test_a_torn_shard_is_written_again(project, labelled) -> None:
-    group = zarr.open_group(project.paths.labels, mode="r+")
     name = LabelStore(project.paths.labels).layout.buckets[0].name
-    group[f"buckets/{name}/complete"][1] = 0
-    torn = project.paths.labels / "buckets" / name / "assigned_gt/c/1/0"
+    torn = unfinish(project.paths.labels, 1).path / "buckets" / name / "assigned_gt/c/1/0"
     torn.write_bytes(torn.read_bytes()[:50])
     project.fill_store()
     assert_same_stores(project.paths.labels, labelled.paths.labels)
 
 
-@pytest.mark.parametrize("content", [b"", b"(\xb5/\xfd", None], ids=["empty", "torn", "missing"])
+@pytest.mark.parametrize("content", [b"", b"\x00", None], ids=["empty", "torn", "missing"])
 def test_a_torn_completion_flag_is_not_set(project, labelled, content: bytes | None) -> None:
     name = LabelStore(project.paths.labels).layout.buckets[0].name
-    flag = project.paths.labels / "buckets" / name / "complete/c/1"
+    begun = unfinish(project.paths.labels).path
+    flag = begun / SHARD_FLAGS / f"{name}.1"
     flag.write_bytes(content) if content is not None else flag.unlink()
-    assert LabelStore(project.paths.labels).missing_shards() == 1
+    assert LabelStore(begun).missing_shards() == 1
     project.fill_store()
     assert_same_stores(project.paths.labels, labelled.paths.labels)
 
 
-@pytest.mark.parametrize("array", ["cls_scores", "tail_mean", "fallbacks"])
+@pytest.mark.parametrize("array", ["cls_scores", "tail_mean", "box_quality"])
+@pytest.mark.parametrize("finished", [True, False], ids=["finished", "unfinished"])
 def test_a_damaged_shard_is_made_again_alone(
-    project, labelled, monkeypatch, capsys, array: str
+    project, labelled, monkeypatch, capsys, array: str, finished: bool
 ) -> None:
     name = LabelStore(project.paths.labels).layout.buckets[0].name
-    file = next(f for f in project.paths.labels.glob(f"buckets/{name}/{array}/c/1/**/*")
-                if f.is_file()) if array != "fallbacks" else (
-                    project.paths.labels / "buckets" / name / "fallbacks/c/1")  # fmt: skip
-    damage(file, "flip in a row" if array != "fallbacks" else "truncate")
+    files = project.paths.labels.glob(f"buckets/{name}/{array}/c/1/**/*")
+    damage(next(file for file in files if file.is_file()), "flip in a row")
+    if not finished:
+        unfinish(project.paths.labels)
     run_network = pipeline.teacher_pass.shard_labeller.run_network
     calls: list[int] = []
 
@@ -145,12 +147,28 @@ def test_a_damaged_shard_is_made_again_alone(
     assert_same_stores(project.paths.labels, labelled.paths.labels)
 
 
-def test_what_killed_runs_leave_is_removed(project, labelled) -> None:
+@pytest.mark.parametrize("killed", ["before the swap", "in the swap", "after the swap", "making"])
+def test_what_killed_runs_leave_is_ended_and_removed(
+    project, labelled, sampled, monkeypatch, killed: str
+) -> None:
+    """`lad labels --replace` was about to put a store in the place of an older one."""
     store = project.paths.labels
-    half = store.with_name("labels.zarr.partial")
-    shutil.copytree(store / "views", half / "views")
-    store.rename(store.with_name("labels.zarr.removed"))  # killed inside `--replace`
-    project.fill_store()
+    beside, old = (store.with_name(f"labels.zarr.{end}") for end in ("partial", "removed"))
+    if killed == "making":
+        shutil.copytree(store / "views", beside.with_name("labels.zarr.partial.partial") / "views")
+        shutil.rmtree(store)
+    else:
+        store.rename(store.with_name("new"))
+        shutil.copytree(sampled.paths.labels, store)
+        if killed != "before the swap":
+            store.rename(old)
+        store.with_name("new").rename(store if killed == "after the swap" else beside)
+        monkeypatch.setattr(pipeline.teacher_pass.shard_labeller, "run_network", None)
+        if killed == "before the swap":
+            with pytest.raises(UserError, match="nothing was changed"):
+                project.fill_store()
+            assert_same_stores(store, sampled.paths.labels)
+    project.fill_store(replace=True)
     assert {file.name for file in store.parent.glob("labels.*")} == {
         "labels.zarr", "labels.zarr.lock", "labels.json"}  # fmt: skip
     assert_same_stores(store, labelled.paths.labels)
@@ -173,7 +191,7 @@ def test_the_report_of_a_continued_pass_is_that_of_the_whole(project, monkeypatc
     with pytest.raises(KeyboardInterrupt):
         project.fill_store()
     monkeypatch.setattr(time, "sleep", lambda _: None)
-    project.change(labels={"batch_size": 8})
+    project.change(teacher_pass={"batch_size": 8})
     report = project.fill_store()
     assert sizes == [4] * 25
     assert report["fallback_objects"] == 24 * 3
@@ -199,14 +217,14 @@ def test_a_bucket_may_have_a_batch_size_of_its_own(project, labelled, monkeypatc
 
     monkeypatch.setattr(pipeline.teacher_pass.shard_labeller, "label_rows", noted)
     first, *others = (bucket.name for bucket in LabelStore(labelled.paths.labels).layout.buckets)
-    project.change(labels={"bucket_batch_sizes": {first: 2}})
+    project.change(teacher_pass={"bucket_batch_sizes": {first: 2}})
     project.fill_store()
     assert sizes == {first: {2}} | {name: {4} for name in others}
     assert LabelStore(labels).made_with["bucket_batch_sizes"] == {first: 2}
 
 
 def test_a_batch_size_of_a_bucket_that_is_not_there_is_refused(project) -> None:
-    project.change(labels={"bucket_batch_sizes": {"192x255": 2}})
+    project.change(teacher_pass={"bucket_batch_sizes": {"192x255": 2}})
     with pytest.raises(UserError, match="no view is padded to 192x255.*did you mean '192x256'"):
         project.fill_store()
 
@@ -225,9 +243,7 @@ def test_a_full_disk_is_one_message(project, labelled, monkeypatch, limit: int) 
     loaded = load_teacher(project.paths, load_split(project.paths, "train"))
     monkeypatch.setattr(pipeline.teacher_pass.run, "load_teacher", lambda *_: loaded)
     if limit == 3000:
-        group = zarr.open_group(store, mode="r+")
-        name = LabelStore(store).layout.buckets[0].name
-        group[f"buckets/{name}/complete"][1] = 0
+        unfinish(store, 1)
     else:
         shutil.rmtree(store)
     unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -237,7 +253,8 @@ def test_a_full_disk_is_one_message(project, labelled, monkeypatch, limit: int) 
             project.fill_store()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
-    assert f"can't write {store}: {os.strerror(errno.EFBIG)}; finished shards stay" in str(
+    place = store if limit == 300 else unfinished(store)
+    assert f"can't write {place}: {os.strerror(errno.EFBIG)}; finished shards stay" in str(
         error.value
     )
     assert "run `lad labels` again" in str(error.value)
@@ -252,9 +269,10 @@ def test_a_finished_store_is_left_alone(project, monkeypatch: pytest.MonkeyPatch
 
 
 def test_an_unfinished_store_trains_no_student(project) -> None:
-    group = zarr.open_group(project.paths.labels, mode="r+")
-    name = LabelStore(project.paths.labels).layout.buckets[0].name
-    group[f"buckets/{name}/complete"][1] = 0
+    begun = unfinish(project.paths.labels, 1).path
+    with pytest.raises(UserError, match="is not finished; `lad labels` continues it"):
+        project.train("lad")
+    begun.rename(project.paths.labels)
     with pytest.raises(UserError, match="lacks 1 of 12 shards; run `lad labels` to continue"):
         project.train("lad")
 
@@ -346,7 +364,7 @@ def test_a_row_that_was_never_written_is_an_error(project) -> None:
 def test_an_unknown_format_version_is_refused(project) -> None:
     group = zarr.open_group(project.paths.labels, mode="r+")
     group.attrs["format_version"] = 99
-    with pytest.raises(UserError, match="has format version 99, expected 4"):
+    with pytest.raises(UserError, match="has format version 99, expected 5"):
         LabelStore(project.paths.labels)
 
 

@@ -24,12 +24,11 @@ from pipeline.verification.verify import verify_labels
 from stages.cli import lad
 from tests.conftest import ROOT
 from tests.teacher_pass.test_fingerprint import (
-    as_before_labels_had_a_version,
     change_a_box,
     change_weights,
     restamp,
-    rewrite,
 )
+from tests.unfinished import unfinish
 
 
 @pytest.fixture
@@ -119,15 +118,6 @@ def test_a_store_that_others_made_is_judged_by_its_labels(project) -> None:
     assert problem.startswith(f"{place}: 1 of ")
 
 
-def test_a_store_from_before_labels_had_a_version_is_verified(project) -> None:
-    rewrite(project.paths.labels, as_before_labels_had_a_version)
-    assert sampled(project, 20) == []
-    report = json.loads((project.paths.root / "verify.json").read_text())
-    assert report["made_with"]["torch"] == version("torch")
-    attributes = json.loads((project.paths.labels / "zarr.json").read_text())["attributes"]
-    assert report["fingerprint"] == digest(attributes["fingerprint"])
-
-
 def test_a_sample_is_some_batches_and_always_the_same(project) -> None:
     assert "recomputed 12 views" in run(project, "--sample", "9").output
     before = (project.paths.root / "verify.json").read_bytes()
@@ -137,7 +127,7 @@ def test_a_sample_is_some_batches_and_always_the_same(project) -> None:
 
 
 def test_another_batch_size_in_the_settings_makes_no_difference(project) -> None:
-    project.change(labels={"batch_size": 1})
+    project.change(teacher_pass={"batch_size": 1})
     assert sampled(project, 20) == []
 
 
@@ -292,15 +282,17 @@ def test_a_view_table_that_is_wrong(project, column: str, value: int, what: str)
 
 
 def test_an_unfinished_store(project) -> None:
-    name = LabelStore(project.paths.labels).layout.buckets[1].name
-    (project.paths.labels / f"buckets/{name}/complete/c/0").write_bytes(b"torn")
-    assert structure(project) == [f"bucket {name}: shard 0 is not complete"]
-    assert sampled(project, 20) == [f"bucket {name}: shard 0 is not complete"]
+    begun = unfinish(project.paths.labels, 0, 2).path
+    with pytest.raises(UserError, match="is not finished; `lad labels` continues it"):
+        structure(project)
+    begun.rename(project.paths.labels)
+    (problem,) = structure(project)
+    assert "lacks 2 of 12 shards; run `lad labels` to continue it" in problem
 
 
 def test_damage_everywhere_is_counted_and_listed_in_part(project) -> None:
     for file in project.paths.labels.glob("buckets/*/*/c/**/0"):
-        if file.is_file() and "complete" not in file.parts:
+        if file.is_file():
             file.write_bytes(b"damage")
     shown = run(project, "--no-teacher")
     assert shown.exit_code == 1

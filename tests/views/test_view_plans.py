@@ -310,7 +310,13 @@ def test_store_info_and_estimate_tell_the_plan(sampled) -> None:
     assert "  cropped to: 50% to 80% of each side" in text
     params = sampled.params
     settings = PassSettings(
-        params.data, params.views, params.teacher, params.labels, params.training, params.students
+        params.data,
+        params.views,
+        params.teacher,
+        params.labels,
+        params.teacher_pass,
+        params.training,
+        params.students,
     )
     found = estimate(settings, sampled.paths, None, 9, 600.0)
     assert [one.bucket for one in found.buckets] == list(
