@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ from pipeline.store.schema import (
     unfinished,
 )
 from pipeline.store.shard import CorruptShardError, ShardedRows, ZarrRows, read_flag
+from pipeline.store.soft_scores import SoftScores
 from pipeline.views.plan import ViewPlan, read_plan
 
 AGAIN = "make it again with `lad labels --replace`"
@@ -48,35 +48,6 @@ def no_store(path: Path | str) -> UserError:
     if "://" not in str(path) and unfinished(Path(path)).exists():
         return UserError(f"the label store {path} is not finished; `lad labels` continues it")
     return UserError(f"there is no label store at {path}; run `lad labels`")
-
-
-@dataclass(frozen=True, eq=False)
-class SoftScores:
-    """The teacher's soft scores for a view with P priors, as `pipeline.store.coding` codes them.
-
-    Attributes:
-        codes: (C, P) uint8 codes of class probabilities.
-        tail_mean: (C,) float16.
-        tail_scale: (R,) uint8 codes.
-        max_iou: (P,) uint8, best IoU of the teacher's box with an object in 1/255; 0 where it is
-            at most `labels.min_iou`.
-        distances: (P, 4) int8 codes of the box's left, top, right and bottom, in strides from the
-            prior's centre; 0 where no box is stored.
-        quality: (P,) uint8, the teacher's IoU prediction or centerness in 1/255; 0 where `max_iou`
-            is.
-    """
-
-    codes: npt.NDArray[np.uint8]
-    tail_mean: npt.NDArray[np.float16]
-    tail_scale: npt.NDArray[np.uint8]
-    max_iou: npt.NDArray[np.uint8]
-    distances: npt.NDArray[np.int8]
-    quality: npt.NDArray[np.uint8]
-
-    @property
-    def with_box(self) -> npt.NDArray[np.int64]:
-        """The priors for which a box is stored, ascending."""
-        return np.flatnonzero(self.distances.view(np.int32))
 
 
 class LabelStore:

@@ -32,8 +32,9 @@ from pipeline.store.coding import (
 from pipeline.store.fingerprint import data_part
 from pipeline.store.integrity import check_structure
 from pipeline.store.positives import count_objects, count_positives, doubt
-from pipeline.store.reader import LabelStore, SoftScores, no_store
+from pipeline.store.reader import LabelStore, no_store
 from pipeline.store.schema import ASSIGNED_GT
+from pipeline.store.soft_scores import SoftScores
 from pipeline.teacher_pass.fingerprint import code_and_versions, labels_fingerprint, numerics_of
 from pipeline.teacher_pass.label import batches_of, label_views, load_teacher, run_network
 from pipeline.teacher_pass.teacher import SoftPredictions
