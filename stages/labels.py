@@ -14,14 +14,20 @@ from stages.params import load_params
 @click.option(
     "--replace",
     is_flag=True,
-    help="Start a new store where the one there was made from something else.",
+    help="Make a new store where the one there was made from something else, and swap at the end.",
+)
+@click.option(
+    "--spare",
+    is_flag=True,
+    help="Leave hard links to the finished store beside it, until `lad verify`: DVC, killed before "
+    "it has cached a store, removes it.",
 )
 @click.pass_obj
-def command(obj: tuple[Path, Path], replace: bool) -> None:
+def command(obj: tuple[Path, Path], replace: bool, spare: bool) -> None:
     """Run the teacher over every view and write the label store; continues what is unfinished."""
     params_file, out = obj
     params, paths = load_params(params_file), Paths(out)
-    report = fill_store(params.labels, params.teacher_pass, params.views, paths, replace)
+    report = fill_store(params.labels, params.teacher_pass, params.views, paths, replace, spare)
     if report["views_per_second"] is not None:
         click.echo(
             f"{report['views']} views in {report['seconds']:.0f} s, "

@@ -31,7 +31,7 @@ from pipeline.store.schema import (
     StoreLayout,
     unfinished,
 )
-from pipeline.store.shard import CorruptShardError, ShardedRows, ZarrRows, read_flag
+from pipeline.store.shard import CorruptShardError, ShardedRows, StoreFolder, ZarrRows, read_flag
 from pipeline.store.soft_scores import SoftScores
 from pipeline.views.plan import ViewPlan, read_plan
 
@@ -80,6 +80,8 @@ class LabelStore:
         self.remote = "://" in str(path)
         self.path = path if self.remote else Path(path)
         try:
+            # Before anything is read of it.
+            self._folder = None if self.remote else StoreFolder(Path(path))
             group = zarr.open_group(str(path), mode="r", zarr_format=3)
             attributes: dict[str, Any] = dict(group.attrs)
         except FileNotFoundError:
@@ -176,7 +178,8 @@ class LabelStore:
             array = group[name]
             assert isinstance(array, zarr.Array)
             return ZarrRows(array)
-        return ShardedRows(Path(self.path) / name, self.layout.shard_rows, row, dtype)
+        assert self._folder
+        return ShardedRows(self._folder, name, self.layout.shard_rows, row, dtype)
 
     def __len__(self) -> int:
         return len(self.layout.table["row"])

@@ -6,6 +6,7 @@ makes: chunks of one row, the index (offset, length per chunk, then its crc32c) 
 
 import math
 import os
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -50,20 +51,47 @@ def join_rows(chunks: Sequence[bytes], shard_rows: int) -> bytes:
     return b"".join([*chunks, end, google_crc32c.value(end).to_bytes(4, "little")])
 
 
+class StoreFolder:
+    """A store's folder, held open; picklable, safe after fork.
+
+    What is read through it is of this store, even where another one takes its name meanwhile: a
+    reader of a store that is replaced gets an error, never labels of two teachers.
+
+    Attributes:
+        path: of the folder.
+        handle: for `dir_fd`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        weakref.finalize(self, os.close, self.handle)
+
+    def __reduce__(self) -> tuple[type["StoreFolder"], tuple[Path]]:
+        return StoreFolder, (self.path,)
+
+
 class ShardedRows:
     """Rows of a sharded array on a local disk; safe after fork, as it keeps no open file.
 
     Args:
-        folder: the array's folder.
+        store: the folder of the store.
+        name: of the array's folder in it.
         shard_rows: rows in a shard.
         row: shape of a row.
         dtype: little-endian type of the entries.
     """
 
     def __init__(
-        self, folder: Path, shard_rows: int, row: tuple[int, ...], dtype: npt.DTypeLike
+        self,
+        store: StoreFolder,
+        name: str,
+        shard_rows: int,
+        row: tuple[int, ...],
+        dtype: npt.DTypeLike,
     ) -> None:
-        self.folder = folder
+        self.store = store
+        self.name = name
         self.shard_rows = shard_rows
         self.row = row
         self.dtype = np.dtype(dtype).newbyteorder("<")
@@ -80,7 +108,7 @@ class ShardedRows:
         """
         number, chunk = divmod(row, self.shard_rows)
         try:
-            file = os.open(self._file(number), os.O_RDONLY)
+            file = self._open(number)
             try:
                 if number not in self._indexes:
                     self._indexes[number] = self._read_index(file, number)
@@ -115,7 +143,7 @@ class ShardedRows:
             CorruptShardError: the index is damaged.
         """
         try:
-            file = os.open(self._file(number), os.O_RDONLY)
+            file = self._open(number)
             try:
                 index = self._read_index(file, number)
                 end = os.fstat(file).st_size - index.nbytes - 4
@@ -133,8 +161,9 @@ class ShardedRows:
                 )
             last = offset + length
 
-    def _file(self, number: int) -> str:
-        return f"{self.folder}/c/{number}/{self._tail}"
+    def _open(self, number: int) -> int:
+        file = f"{self.name}/c/{number}/{self._tail}"
+        return os.open(file, os.O_RDONLY, dir_fd=self.store.handle)
 
     def _read_index(self, file: int, number: int) -> npt.NDArray[np.uint64]:
         size = self.shard_rows * 16 + 4

@@ -8,6 +8,8 @@ of a shard are synced before the file that says that they are there.
 """
 
 import json
+import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,9 @@ from pipeline.store.schema import FORMAT_VERSION, SHARD_FLAGS, Bucket, Shard, St
 from pipeline.store.shard import COMPRESSION_LEVEL, encode_rows, join_rows, read_flag
 
 COMPRESSION = ZstdCodec(level=COMPRESSION_LEVEL, checksum=True)
+
+LINKS = ".links"
+"""The end of the name of a folder of hard links that is being made."""
 
 Chunks = dict[str, list[bytes]]
 """Rows of a shard by array name, each compressed."""
@@ -139,13 +144,15 @@ class StoreWriter:
         self._flag(shard).unlink(missing_ok=True)
         wait_for_disk(self.path / SHARD_FLAGS)
 
-    def finish(self, name: Path) -> None:
+    def finish(self, name: Path, spare: bool = False) -> None:
         """Give the store, all of whose shards are complete, its name; an older one makes room.
 
         Until then the older one is whole. Of a kill on the way nothing is lost: `finish` again.
 
         Args:
             name: where it lies from now on.
+            spare: leave hard links to all its files where it was filled, in case that what is
+                under its name is removed. A file system without hard links leaves none.
         """
         if (self.path / SHARD_FLAGS).is_dir():
             flags = [read_flag(self._flag(shard)) for shard in self.layout.shards()]
@@ -155,14 +162,17 @@ class StoreWriter:
             remove_folder(self.path / SHARD_FLAGS)
         # Left by a kill in the middle of removing the flags.
         remove_folder(self.path / (SHARD_FLAGS + REMOVED))
+        links = name.with_name(name.name + LINKS)
+        remove_folder(links)
+        whole = links if spare and _link(self.path, links) else self.path
         old = name.with_name(name.name + REMOVED)
         if name.exists():
             remove_folder(old)
             name.rename(old)
-        self.path.rename(name)
+        whole.rename(name)
         wait_for_disk(name.parent)
         self.path = name
-        remove_folder(old)
+        shutil.rmtree(old, ignore_errors=True)
 
     def _flag(self, shard: Shard) -> Path:
         return self.path / SHARD_FLAGS / self.layout.shard_name(shard)
@@ -215,6 +225,17 @@ def _attributes(
             "metadata": metadata_digests(path),
         }
     )
+
+
+def _link(path: Path, links: Path) -> bool:
+    """Make a folder with hard links to all files of another, where the file system has links."""
+    try:
+        shutil.copytree(path, links, copy_function=os.link)
+    except (OSError, shutil.Error):
+        remove_folder(links)
+        return False
+    os.sync()
+    return True
 
 
 def _with_digest(attributes: dict[str, Any]) -> dict[str, Any]:

@@ -37,7 +37,12 @@ from pipeline.views.settings import Views
 
 
 def fill_store(
-    labels: Labels, teacher_pass: TeacherPass, views: Views, paths: Paths, replace: bool
+    labels: Labels,
+    teacher_pass: TeacherPass,
+    views: Views,
+    paths: Paths,
+    replace: bool,
+    spare: bool = False,
 ) -> dict[str, Any]:
     """Fill the label store, continuing one that is incomplete.
 
@@ -46,7 +51,8 @@ def fill_store(
         teacher_pass: how it is made.
         views: which views there are.
         paths: where data and teacher are, and where the store goes.
-        replace: start a new store where the one that is there can't be continued.
+        replace: make a new store where the one that is there is another.
+        spare: leave hard links to the finished store beside it; see `StoreWriter.finish`.
 
     Returns:
         The report: counts, seconds of the whole pass, sizes.
@@ -109,7 +115,7 @@ def fill_store(
                             bar.update(count)
         if writer.path != paths.labels:
             with writing(paths.labels):
-                writer.finish(paths.labels)
+                writer.finish(paths.labels, spare)
         if not pending and (report := clock.report()):
             return report
         whole = LabelStore(paths.labels)

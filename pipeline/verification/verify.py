@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from pipeline.loading.dataset import view_dataset
 from pipeline.loading.transforms import ALL_OBJECTS
 from pipeline.project.digests import differences
 from pipeline.project.errors import UserError
-from pipeline.project.files import write_whole
+from pipeline.project.files import remove_folder, write_whole
 from pipeline.project.paths import Paths
 from pipeline.store.coding import (
     TAIL,
@@ -33,7 +33,7 @@ from pipeline.store.fingerprint import data_part
 from pipeline.store.integrity import check_structure
 from pipeline.store.positives import count_objects, count_positives, doubt
 from pipeline.store.reader import LabelStore, no_store
-from pipeline.store.schema import ASSIGNED_GT
+from pipeline.store.schema import ASSIGNED_GT, unfinished
 from pipeline.store.soft_scores import SoftScores
 from pipeline.teacher_pass.fingerprint import code_and_versions, labels_fingerprint, numerics_of
 from pipeline.teacher_pass.label import batches_of, label_views, load_teacher, run_network
@@ -127,6 +127,7 @@ def verify_labels(paths: Paths, sample: int | None, with_teacher: bool) -> Verif
         store = LabelStore(paths.labels)
         fingerprint = store.fingerprint_digest
         store.require_complete()
+        _remove_spare(store, paths.labels)
         found.made_with = store.made_with.get("versions", {})
         train = _check_structure(store, paths, found)
         if not with_teacher:
@@ -137,6 +138,14 @@ def verify_labels(paths: Paths, sample: int | None, with_teacher: bool) -> Verif
         found.problems.append(str(error))
     write_whole(paths.verification, json.dumps(found.report(fingerprint), indent=1) + "\n")
     return found
+
+
+def _remove_spare(store: LabelStore, path: Path) -> None:
+    """Remove what `lad labels --spare` has left: who verifies a store has it safe."""
+    with suppress(UserError):
+        beside = LabelStore(unfinished(path))
+        if beside.finished and beside.fingerprint_digest == store.fingerprint_digest:
+            remove_folder(unfinished(path))
 
 
 def checked_with() -> dict[str, str]:
