@@ -32,6 +32,11 @@ def smooth(values: Sequence[float], window: int) -> np.ndarray:
     return np.convolve(values, ones, "same") / counts
 
 
+def curve_window(steps: int) -> int:
+    """Over how many steps a curve's running mean goes: a 25th of them, and an odd number."""
+    return steps // 50 * 2 + 1
+
+
 def plot_curves(
     curves: Mapping[str, tuple[Sequence[int], Sequence[float]]], title: str, label: str
 ) -> bytes:
@@ -44,9 +49,9 @@ def plot_curves(
     """
     figure, axes = new_figure(f"{title} (running mean)", "step", label)
     for i, (name, (steps, values)) in enumerate(curves.items()):
-        window = len(values) // 50 * 2 + 1
         style = ("-", "--", ":", "-.")[i // COLOURS % 4]
-        axes.plot(steps, smooth(values, window), style, label=name, linewidth=1.5)
+        means = smooth(values, curve_window(len(values)))
+        axes.plot(steps, means, style, label=name, linewidth=1.5)
     return as_png(figure)
 
 

@@ -65,7 +65,7 @@ class TeacherPass:
 
 @dataclass(frozen=True)
 class Curve:
-    """What a student's steps logged.
+    """What the steps of a training logged.
 
     Attributes:
         steps: counted from 1.
@@ -124,7 +124,7 @@ def read_teacher_pass(paths: Paths) -> TeacherPass:
 
 
 def read_curve(name: str, paths: Paths) -> Curve:
-    """The curves of a student.
+    """The curves of a model that was trained here.
 
     Raises:
         UserError: its record is missing.

@@ -1,7 +1,5 @@
 """The comparison of all models: their metrics and costs in a table, over seeds where there are."""
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
@@ -10,6 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from pipeline.comparison.compare import Comparison, Group, read_comparison
+from pipeline.comparison.plot_data import ap_csv, curves_csv, time_csv
 from pipeline.comparison.plots import Points, plot_ap, plot_ap_over_time, plot_curves
 from pipeline.comparison.records import METRICS, Curve, Run, read_curve
 from pipeline.project.files import write_whole
@@ -98,10 +97,11 @@ def plain(comparison: Comparison) -> dict[str, Any]:
 
 
 def write_comparison(names: Sequence[str], paths: Paths) -> str:
-    """Write `table.md`, `table.json`, `curves.csv`, and plots.
+    """Write `table.md`, `table.json`, and plots.
 
     `ap.png` has AP by row, `time.png` AP over training time, `curves.png` the losses, and with
-    co-learning `taught.png` who taught.
+    co-learning `taught.png` who taught. `ap.csv`, `time.csv` and `curves.csv` have the numbers of
+    each model, for `dvc plots`.
 
     Args:
         names: of the students and of the networks that learnt together.
@@ -114,12 +114,16 @@ def write_comparison(names: Sequence[str], paths: Paths) -> str:
         UserError: a model's results are missing.
     """
     comparison = read_comparison(names, paths)
-    curves = {name: read_curve(name, paths) for name in names}
+    # The teacher, which may have no curve, is last: DVC gives a student one colour in all plots.
+    models = sorted(comparison.models, key=lambda model: model.name == "teacher")
+    curves = {model.name: read_curve(model.name, paths) for model in models if model.run}
     table = markdown(comparison)
     files = {
         "table.md": table.encode(),
         "table.json": json.dumps(plain(comparison), indent=2).encode() + b"\n",
-        "curves.csv": _csv(curves).encode(),
+        "curves.csv": curves_csv(curves).encode(),
+        "ap.csv": ap_csv(models).encode(),
+        "time.csv": time_csv(models).encode(),
     } | _plots(comparison, curves)
     for name, content in files.items():
         write_whole(paths.compare / name, content)
@@ -144,13 +148,3 @@ def _plots(comparison: Comparison, curves: Mapping[str, Curve]) -> dict[str, byt
         }
     )
     return plots
-
-
-def _csv(curves: Mapping[str, Curve]) -> str:
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["student", "step", "loss"])
-    for name, curve in curves.items():
-        for step, loss in zip(curve.steps, curve.losses, strict=True):
-            writer.writerow([name, step, loss])
-    return file.getvalue()

@@ -5,7 +5,6 @@ import json
 import tempfile
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any
 
 import torch
 from mmengine.runner import Runner
@@ -34,7 +33,7 @@ METRICS = {
 }
 
 
-def evaluate(name: str, settings: Evaluation, paths: Paths) -> dict[str, Any]:
+def evaluate(name: str, settings: Evaluation, paths: Paths) -> dict[str, float]:
     """Measure a model on the validation images and write its metrics.
 
     Args:
@@ -98,13 +97,16 @@ def evaluate(name: str, settings: Evaluation, paths: Paths) -> dict[str, Any]:
         quiet = redirect_stdout(io.StringIO())
         with full_memory("lower evaluation.batch_size"), large, quiet:
             found = runner.test()
+    # pycocotools says -1 where there is no object to measure. DVC lists every number of this file.
+    metrics = {
+        ours: float(value)
+        for ours, theirs in METRICS.items()
+        if (value := found.get(f"coco/bbox_{theirs}", -1)) >= 0
+    }
     # Where nothing at all was detected, CocoMetric says nothing.
-    metrics = {ours: float(found.get(f"coco/bbox_{theirs}", 0)) for ours, theirs in METRICS.items()}
-    # pycocotools says -1 where there is no object to measure.
-    result: dict[str, Any] = {name: value for name, value in metrics.items() if value >= 0}
-    result |= {"images": len(runner.test_dataloader.dataset)}
-    write_whole(paths.metrics(name), json.dumps(result, indent=1))
-    return result
+    metrics = metrics or dict.fromkeys(("AP", "AP50", "AP75"), 0.0)
+    write_whole(paths.metrics(name), json.dumps(metrics, indent=1))
+    return metrics
 
 
 def _require_objects(annotations: Path, settings: Evaluation) -> None:

@@ -306,7 +306,7 @@ def test_both_networks_are_ordinary_models(
         assert curves["loss"][0] == pytest.approx(sum(parts), abs=1e-4)
     with pytest.raises(SystemExit, match="0"):
         lad(project, monkeypatch, "evaluate", "pair.half")
-    assert json.loads(project.paths.metrics("pair.half").read_text())["images"] == 8
+    assert 0 <= json.loads(project.paths.metrics("pair.half").read_text())["AP"] <= 1
 
 
 def test_a_network_gives_the_outputs_that_it_gave_in_training(

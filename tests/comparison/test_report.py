@@ -22,50 +22,11 @@ from pipeline.comparison.records import Model, Run, TeacherPass
 from pipeline.comparison.report import markdown, write_comparison
 from pipeline.project.errors import UserError
 from pipeline.project.paths import Paths
-from pipeline.students.settings import Student
-from pipeline.students.train import student_record
 from pipeline.training.settings import Training
 from stages.compare import command
+from tests.comparison.records import LABELS, METRICS, save, training
 
-METRICS = {"AP": 0.41234, "AP50": 0.6, "AP75": 0.45, "APs": -1, "APm": None, "APl": 0.5}
-LABELS = {
-    "images": 100,
-    "views": 400,
-    "views_per_image": 4,
-    "seconds": 200.0,
-    "views_per_second": 2.0,
-    "bytes_on_disk": 98_000,
-    "bytes_per_view": 245.0,
-    "objects": 300,
-}
 PASS = TeacherPass(400, 200.0, 2.0, 98_000, 245.0)
-
-
-def save(file: Path, content: dict) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(content))
-
-
-def training(name: str, method: str, own: dict | None = None, **changes: object) -> dict:
-    """The record of a student, with training settings of its own."""
-    losses = [3.0, 2.0, 1.0]
-    student = Student(config="configs/small.py", method="lad" if method == "colearn" else method)
-    return (
-        student_record(name, student, Training(**own or {}))
-        | {
-            "method": method,
-            "assigner": "batched",
-            "parameters": 1_234_567,
-            "epochs": 8,
-            "steps": 104,
-            "batch_size": 8,
-            "images": 100,
-            "seconds_per_step": 0.5,
-            "total_seconds": 3700.0,
-            "curves": {"step": [1, 2, 3], "loss": losses, "loss_cls": losses},
-        }
-        | changes
-    )
 
 
 @pytest.fixture
@@ -79,9 +40,15 @@ def paths(tmp_path: Path) -> Paths:
     cached = training("cached", "lad", seconds_per_step=0.4, total_seconds=59.94)
     save(paths.model("cached") / "training.json", cached)
     for name in ("teacher", "plain", "cached"):
-        save(paths.metrics(name), METRICS | {"images": 20})
+        save(paths.metrics(name), METRICS)
     save(paths.labels_report, LABELS)
     return paths
+
+
+def rows_of(paths: Paths, file: str) -> list[dict[str, str]]:
+    """The rows of a CSV file of the comparison."""
+    with (paths.compare / file).open() as stream:
+        return list(csv.DictReader(stream))
 
 
 def model(name: str, method: str, **changes: object) -> Model:
@@ -210,7 +177,7 @@ def test_no_students(paths: Paths):
     assert [m.name for m in comparison.models] == ["teacher"]
     assert "paid back" not in markdown(comparison)
     write_comparison([], paths)
-    assert (paths.compare / "curves.csv").read_text() == "student,step,loss\n"
+    assert {row["student"] for row in rows_of(paths, "curves.csv")} == {"teacher"}
     assert (paths.compare / "curves.png").exists()
 
 
@@ -243,9 +210,10 @@ def test_damaged_results_name_the_command(paths: Paths):
 
 def test_curves(paths: Paths):
     write_comparison(["plain", "cached"], paths)
-    with (paths.compare / "curves.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert len(rows) == 6
+    rows = rows_of(paths, "curves.csv")
+    assert [row["student"] for row in rows] == [
+        n for n in ("plain", "cached", "teacher") for _ in "123"
+    ]
     assert rows[4] == {"student": "cached", "step": "2", "loss": "2.0"}
     with Image.open(paths.compare / "curves.png") as image:
         assert image.format == "PNG"
@@ -256,9 +224,57 @@ def test_curves(paths: Paths):
         "table.json",
         "curves.csv",
         "curves.png",
+        "ap.csv",
         "ap.png",
+        "time.csv",
         "time.png",
     }
+
+
+def test_a_long_curve_has_200_points_of_its_running_mean(paths: Paths):
+    """The mean over steps as far before as after it is what a straight line has at a step."""
+    steps = list(range(1, 7331))
+    noise = [0.5, -0.5] * 3665
+    losses = [9 - step / 1000 + one for step, one in zip(steps, noise, strict=True)]
+    save(
+        paths.model("cached") / "training.json",
+        training("cached", "lad", curves={"step": steps, "loss": losses}),
+    )
+    write_comparison(["cached"], paths)
+    rows = [row for row in rows_of(paths, "curves.csv") if row["student"] == "cached"]
+    assert len(rows) == 200
+    found = np.array([int(row["step"]) for row in rows])
+    assert (found[0], found[-1]) == (1, 7330)
+    assert set(np.diff(found)) == {36, 37}
+    means = np.array([float(row["loss"]) for row in rows])
+    np.testing.assert_allclose(means[4:-4], (9 - found / 1000)[4:-4], atol=0.01)
+
+
+def test_ap_and_time_of_each_model(paths: Paths):
+    """Of two seeds both, and nothing of what was not measured, or not trained here."""
+    own = {"name": "teacher", "method": "own", "assigner": "batched", "config": "configs/big.py"}
+    save(paths.model("teacher") / "training.json", own | {"checkpoint": "mine.pth"})
+    save(paths.model("again") / "training.json", training("again", "lad", {"seed": 1}))
+    save(paths.metrics("again"), {"AP": 0.25, "AP50": 0.5, "AP75": 0.125})
+    save(paths.metrics("plain"), {"AP": -1, "AP50": None, "AP75": 0.5})
+    write_comparison(["cached", "again", "plain"], paths)
+    assert [tuple(row.values()) for row in rows_of(paths, "ap.csv")] == [
+        ("cached", "AP", "0.41234"),
+        ("cached", "AP50", "0.6"),
+        ("cached", "AP75", "0.45"),
+        ("again", "AP", "0.25"),
+        ("again", "AP50", "0.5"),
+        ("again", "AP75", "0.125"),
+        ("plain", "AP75", "0.5"),
+        ("teacher", "AP", "0.41234"),
+        ("teacher", "AP50", "0.6"),
+        ("teacher", "AP75", "0.45"),
+    ]
+    assert rows_of(paths, "time.csv") == [
+        {"student": "cached", "minutes": "0.999", "AP": "0.41234"},
+        {"student": "again", "minutes": "61.667", "AP": "0.25"},
+    ]
+    assert "teacher" not in (paths.compare / "curves.csv").read_text()
 
 
 def test_seeds_are_one_row(paths: Paths):

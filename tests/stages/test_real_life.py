@@ -192,13 +192,13 @@ def test_sizes_without_objects_have_no_metric(project, lad) -> None:
     file = load_split(project.paths, "val").annotations
     content = json.loads(file.read_text())
     content["annotations"] = [one for one in content["annotations"] if one["area"] > 32**2]
+    sizes = {"APm" if one["area"] <= 96**2 else "APl" for one in content["annotations"]}
     file.write_text(json.dumps(content))
     status, out, _ = lad("evaluate", "teacher")
     assert status == 0
     assert re.fullmatch(r"AP 0\.\d{3}  AP50 0\.\d{3}  AP75 0\.\d{3}\n", out)
     metrics = json.loads(project.paths.metrics("teacher").read_text())
-    assert "APs" not in metrics
-    assert {"AP", "AP50", "AP75", "APm"} <= metrics.keys()
+    assert metrics.keys() == {"AP", "AP50", "AP75"} | sizes
     assert min(metrics.values()) >= 0
 
     content["annotations"] = []
@@ -207,6 +207,15 @@ def test_sizes_without_objects_have_no_metric(project, lad) -> None:
     assert status == 1
     assert re.search(r"val/annotations.json has no object to measure; run `lad data`", err)
     assert "-1" not in out
+
+
+def test_a_model_that_detects_nothing_has_an_ap_of_0(project, lad) -> None:
+    with_weights(project, lambda state: state["bbox_head.atss_cls.bias"].fill_(-100))
+    status, out, _ = lad("evaluate", "teacher")
+    assert status == 0
+    assert last_line(out) == "AP 0.000  AP50 0.000  AP75 0.000"
+    metrics = json.loads(project.paths.metrics("teacher").read_text())
+    assert metrics == {"AP": 0, "AP50": 0, "AP75": 0}
 
 
 # Large images ----------------------------------------------------------------------------------

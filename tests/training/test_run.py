@@ -126,7 +126,7 @@ def test_a_student_is_an_ordinary_paa_checkpoint(project) -> None:
     assert model.type == "PAA"
     assert type(detector).__name__ == "PAA"
     metrics = evaluate("lad", project.params.evaluation, project.paths)
-    assert metrics["images"] == 8
+    assert {"AP", "AP50", "AP75"} <= metrics.keys() <= {"AP", "AP50", "AP75", "APs", "APm", "APl"}
     assert 0 <= metrics["AP"] <= metrics["AP50"] <= 1
     assert json.loads(project.paths.metrics("lad").read_text()) == metrics
 
