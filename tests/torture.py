@@ -1,9 +1,10 @@
 """Kills teacher passes and damages stores, many times: `python -m tests.torture kills|flips`.
 
-kills: passes are killed (SIGKILL) at random moments, many of them inside the writing of a shard,
-    the making of a store or the removal of an old one, and continued. Whatever is flagged
-    complete must be right after each kill, the teacher must never run for it again, and every
-    finished store must equal, array by array, one that nobody interrupted.
+kills: passes are killed (SIGKILL) at random moments, many of them inside the making of a store,
+    the writing of a shard, or the swap in which a whole store takes the place of an older one, and
+    continued. Whatever is flagged complete must be right after each kill, the teacher must never
+    run for it again, a store that was whole must be whole after every kill until the next one has
+    taken its place, and must equal, array by array, one that nobody interrupted.
 flips: single bits are flipped, files truncated or removed, all over a store. A reader must get
     exactly what was written or a `UserError` that says where; `lad verify` must report every
     damage that changes what a reader sees.
@@ -33,8 +34,6 @@ import torch
 import yaml
 import zarr
 
-import pipeline.teacher_pass.open_store
-import pipeline.teacher_pass.run
 import pipeline.teacher_pass.shard_labeller
 from pipeline.data.coco import load_images
 from pipeline.data.dataset import load_split
@@ -42,10 +41,11 @@ from pipeline.detector.build import build_detector, load_model_config
 from pipeline.detector.model_folder import save_model
 from pipeline.ingest.prepare import prepare_data
 from pipeline.project.errors import UserError
-from pipeline.project.files import PARTIAL
+from pipeline.project.files import PARTIAL, REMOVED
 from pipeline.project.paths import Paths
 from pipeline.store.reader import LabelStore
-from pipeline.store.schema import SOFT_ARRAYS
+from pipeline.store.schema import ASSIGNED_GT, SOFT_ARRAYS, unfinished
+from pipeline.store.soft_scores import SoftScores
 from pipeline.store.writer import StoreWriter
 from pipeline.teacher_pass.run import fill_store
 from pipeline.verification.verify import verify_labels
@@ -188,7 +188,12 @@ class Child:
 
 
 def label(
-    project: Project, out: Path, min_iou: float, forwards: Path | None, tell: Callable[[bytes], Any]
+    project: Project,
+    out: Path,
+    min_iou: float,
+    forwards: Path | None,
+    tell: Callable[[bytes], Any],
+    spare: bool = False,
 ) -> None:
     """A teacher pass that tells what it does, and logs the views that the teacher looks at."""
     paths = project.paths(out)
@@ -207,7 +212,7 @@ def label(
 
         pipeline.teacher_pass.shard_labeller.run_network = logged
     write, create = StoreWriter.write, StoreWriter.create.__func__
-    remove = pipeline.teacher_pass.open_store.remove_store
+    finish = StoreWriter.finish
 
     def told_write(self: Any, *args: Any) -> None:
         tell(b"w")
@@ -217,15 +222,15 @@ def label(
         tell(b"c")
         return create(cls, *args)
 
-    def told_remove(path: Path) -> None:
-        tell(b"r")
-        remove(path)
+    def told_finish(self: Any, *args: Any) -> None:
+        tell(b"f")
+        finish(self, *args)
 
     StoreWriter.write = told_write
     StoreWriter.create = classmethod(told_create)
-    pipeline.teacher_pass.open_store.remove_store = told_remove
+    StoreWriter.finish = told_finish
     tell(b"s")
-    fill_store(params.labels, params.teacher_pass, params.views, paths, replace=True)
+    fill_store(params.labels, params.teacher_pass, params.views, paths, True, spare)
 
 
 def _views(paths: Paths) -> dict[Any, int]:
@@ -241,36 +246,49 @@ def _views(paths: Paths) -> dict[Any, int]:
     }
 
 
-def inspect(store: Path, references: list[Path], forwards: Path, state: Path) -> None:
-    """After a kill: what is complete must be right, and was not computed a second time."""
+def inspect(store: Path, references: list[Path], which: int, forwards: Path, state: Path) -> None:
+    """After a kill: what was whole is, what is complete is right and not computed again."""
     before = json.loads(state.read_text()) if state.exists() else {}
-    now: dict[str, Any] = {"which": None, "complete": [], "finished": False}
-    if store.exists():
-        found = LabelStore(store)
-        which = [LabelStore(r).fingerprint for r in references].index(found.fingerprint)
-        expected, got = contents(references[which]), {}
-        now["which"] = which
-        for shard in found.layout.shards():
-            if found.complete[shard.bucket][shard.number] != 1:
-                continue
+    now: dict[str, Any] = {"whole": None, "filled": None, "complete": []}
+    fingerprints = [LabelStore(reference).fingerprint for reference in references]
+    # Between the two renames of a swap the older one is still whole.
+    place = store if store.exists() else store.with_name(store.name + REMOVED)
+    if place.exists():
+        now["whole"] = fingerprints.index(LabelStore(place).fingerprint)
+        require_same(contents(place), contents(references[now["whole"]]))
+        LabelStore(place).require_complete()
+    elif before.get("whole") is not None:
+        raise Failed("a whole store is gone")
+    if unfinished(store).exists():
+        found = LabelStore(unfinished(store))
+        now["filled"] = fingerprints.index(found.fingerprint)
+        expected = contents(references[now["filled"]])
+        for shard in found.complete_shards():
             now["complete"] += shard.views.tolist()
-            place = f"buckets/{found.layout.buckets[shard.bucket].name}"
+            bucket = f"buckets/{found.layout.buckets[shard.bucket].name}"
             for view in shard.views.tolist():
                 row = found.layout.table["row"][view]
-                soft = found.soft(view)
-                got = {"assigned_gt": found.assigned(view)}
-                names = {"cls_scores": "codes"}
-                got |= {name: getattr(soft, names.get(name, name)) for name in SOFT_ARRAYS}
+                got = {ASSIGNED_GT: found.assigned(view)} | stored(found.soft(view))
                 for name, array in got.items():
-                    if array.tobytes() != expected[f"{place}/{name}"][row].tobytes():
+                    if array.tobytes() != expected[f"{bucket}/{name}"][row].tobytes():
                         raise Failed(f"{found.place(name, view)} is flagged complete and wrong")
-        now["finished"] = found.missing_shards() == 0
-        if now["finished"]:
-            require_same(contents(store), expected)
-        looked_at = {int(line) for line in forwards.read_text().split()}
-        if before.get("which") == which and looked_at & set(before["complete"]):
-            raise Failed(f"the teacher ran again for views {looked_at & set(before['complete'])}")
+    looked_at = {int(line) for line in forwards.read_text().split()}
+    # The pass was for the labels `which`.
+    if before.get("filled") == which and (again := looked_at & set(before["complete"])):
+        raise Failed(f"the teacher ran again for views {again}")
     state.write_text(json.dumps(now))
+
+
+def stored(soft: SoftScores) -> dict[str, np.ndarray]:
+    """Soft scores as a store has them."""
+    quality = np.stack((soft.max_iou, soft.quality))
+    return dict(
+        zip(
+            SOFT_ARRAYS,
+            (soft.codes, soft.tail_mean, soft.tail_scale, soft.distances, quality),
+            strict=True,
+        )
+    )
 
 
 def kills(count: int, folder: Path, seed: int, images: int) -> None:
@@ -292,22 +310,30 @@ def kills(count: int, folder: Path, seed: int, images: int) -> None:
     finished = which = 0
     while hits.total() < count:
         forwards.write_text("")
-        child = Child(log, lambda tell, m=MIN_IOUS[which]: label(project, out, m, forwards, tell))
-        moment = chance.choice(["any", "write", "write", "create or remove"])
+        spare = chance.random() < 0.5
+        child = Child(
+            log,
+            lambda tell, m=MIN_IOUS[which], s=spare: label(project, out, m, forwards, tell, s),
+        )
+        moment = chance.choice(["any", "write", "swap", "create"])
         if moment == "any":
             child.sleep(chance.uniform(0, length))
         elif moment == "write":
             if child.wait_for(b"w", chance.randint(1, 6)):
                 child.sleep(chance.uniform(0, 0.06))
-        elif child.wait_for(chance.choice([b"c", b"r"]), 1):
+        elif moment == "swap":
+            if child.wait_for(b"f", 1):
+                child.sleep(chance.uniform(0, 0.1))
+        elif child.wait_for(b"c", 1):
             child.sleep(chance.uniform(0, 0.15))
         passes[moment] += 1
         if child.kill():
             hits[moment] += 1
         Child(
-            log, lambda tell: inspect(out / "labels.zarr", stores, forwards, state)
+            log,
+            lambda tell, w=which: inspect(out / "labels.zarr", stores, w, forwards, state),
         ).must_succeed()
-        if json.loads(state.read_text())["finished"]:
+        if json.loads(state.read_text())["whole"] == which:
             finished += 1
             # The next pass replaces this store by one of the other fingerprint.
             which = 1 - which
@@ -328,7 +354,8 @@ def kills(count: int, folder: Path, seed: int, images: int) -> None:
     where = ", ".join(f"{moment}: {hits[moment]} of {passes[moment]}" for moment in sorted(passes))
     print(
         f"{count} kills (of the passes by moment, {where}): {finished + 1} finished stores equal "
-        "those of uninterrupted passes, no teacher forward for a complete shard, verify passes"
+        "those of uninterrupted passes and stay whole until the next one is, no teacher forward "
+        "for a complete shard, verify passes"
     )
 
 

@@ -148,6 +148,40 @@ def read_rows(store: LabelStore, shard: Shard, problems: list[str]) -> Iterator[
         yield view, found
 
 
+def linked_damage(store: LabelStore) -> Iterator[str]:
+    """What to say of damaged files of a store on a local disk that are links to a cache of DVC's.
+
+    DVC takes what is in its cache for whole: the damage would come back with the next checkout, and
+    with every other project that shares the cache.
+
+    Args:
+        store: in which something can't be read.
+    """
+    for shard in store.layout.shards():
+        for array in store.rows[shard.bucket].values():
+            if not isinstance(array, ShardedRows):
+                continue
+            file = array.file(shard.number)
+            linked = file.is_symlink() or (file.exists() and file.stat().st_nlink > 1)
+            if linked and not _is_readable(array, shard, store):
+                yield (
+                    f"{file} is a link: what it is linked to, as DVC's cache, has the damage, too. "
+                    f'Remove it there, too: `find -L . "$(dvc cache dir)" -samefile {file} '
+                    "-delete`, and then bring it back: `dvc pull labels`, or `lad labels` and "
+                    "`dvc commit labels`"
+                )
+
+
+def _is_readable(array: ShardedRows, shard: Shard, store: LabelStore) -> bool:
+    try:
+        array.check_index(shard.number, len(shard.views))
+        for view in shard.views.tolist():
+            array.read(int(store.layout.table["row"][view]))
+    except CorruptShardError:
+        return False
+    return True
+
+
 def out_of_range(
     found: Rows, crowd: npt.NDArray[np.bool_] | None, soft: SoftSettings | None
 ) -> Iterator[tuple[str, str]]:

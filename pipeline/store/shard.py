@@ -132,6 +132,10 @@ class ShardedRows:
             )
         return np.frombuffer(values, self.dtype).reshape(self.row)
 
+    def file(self, number: int) -> Path:
+        """Where a shard is."""
+        return self.store.path / self._place(number)
+
     def check_index(self, number: int, rows: int) -> None:
         """Check that a shard's index names each of its rows once, inside the file.
 
@@ -161,9 +165,11 @@ class ShardedRows:
                 )
             last = offset + length
 
+    def _place(self, number: int) -> str:
+        return f"{self.name}/c/{number}/{self._tail}"
+
     def _open(self, number: int) -> int:
-        file = f"{self.name}/c/{number}/{self._tail}"
-        return os.open(file, os.O_RDONLY, dir_fd=self.store.handle)
+        return os.open(self._place(number), os.O_RDONLY, dir_fd=self.store.handle)
 
     def _read_index(self, file: int, number: int) -> npt.NDArray[np.uint64]:
         size = self.shard_rows * 16 + 4

@@ -16,7 +16,7 @@ from pipeline.project.errors import UserError, did_you_mean
 from pipeline.project.files import REMOVED
 from pipeline.project.text import note
 from pipeline.store.fingerprint import Fingerprint
-from pipeline.store.integrity import read_rows
+from pipeline.store.integrity import linked_damage, read_rows
 from pipeline.store.reader import LabelStore
 from pipeline.store.schema import Shard, StoreLayout, unfinished
 from pipeline.store.writer import StoreWriter
@@ -178,6 +178,9 @@ def _pending(store: LabelStore, writer: StoreWriter) -> list[Shard]:
         if problems:
             note(f"the store is damaged and its shard is made again: {problems[0]}")
             damaged.append(shard)
+    if damaged:
+        for line in linked_damage(store):
+            note(line)
     if store.finished:
         return damaged
     for shard in damaged:

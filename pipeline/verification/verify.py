@@ -30,7 +30,7 @@ from pipeline.store.coding import (
     tail_scale,
 )
 from pipeline.store.fingerprint import data_part
-from pipeline.store.integrity import check_structure
+from pipeline.store.integrity import check_structure, linked_damage
 from pipeline.store.positives import count_objects, count_positives, doubt
 from pipeline.store.reader import LabelStore, no_store
 from pipeline.store.schema import ASSIGNED_GT, unfinished
@@ -166,6 +166,8 @@ def _check_structure(store: LabelStore, paths: Paths, found: Verification) -> Ch
         lines = differences({"data": data_part(train)}, {"data": store.fingerprint["data"]})
         found.problems += [f"the store is not of this data set: {line}" for line in lines]
     found.structure = check_structure(store, images, found.problems)
+    if found.problems:
+        found.notices += linked_damage(store)
     if images and not found.problems:
         views = np.random.default_rng(SEED).permutation(len(store))[:COUNTED].tolist()
         objects = round(count_objects(images, store.plan()) * len(views) / len(store))

@@ -245,6 +245,15 @@ def test_dvc_killed_before_it_caches_a_store_costs_no_pass(clone: Clone) -> None
         "labels.zarr", "labels.json", "labels.zarr.lock"}  # fmt: skip
 
 
+def with_damage(file: Path) -> None:
+    """Flip a bit of a file that DVC has made read-only."""
+    file.resolve().chmod(0o644)
+    data = bytearray(file.read_bytes())
+    data[10] ^= 4
+    with file.open("r+b") as stream:
+        stream.write(data)
+
+
 @pytest.mark.parametrize("kind", ["hardlink", "symlink"])
 def test_a_linked_store_is_read_verified_and_replaced(
     made: Clone, tmp_path: Path, kind: str
@@ -260,6 +269,17 @@ def test_a_linked_store_is_read_verified_and_replaced(
     clone.change(training={"lr": 0.002})
     clone.run("lad", "student", "lad")
     assert clone.lad.views_shown() == 0
+    assert "is as it should be" in clone.run("lad", "verify")
+    name = next(file for file in files if "assigned_gt" in file.parts and "c" in file.parts)
+    with_damage(name)
+    said = clone.run("lad", "verify", status=1)
+    remedy = next(line for line in said.splitlines() if "-samefile" in line)
+    assert f"note: {name.relative_to(clone.folder)} is a link" in remedy
+    clone.run("sh", "-c", remedy.split("`")[1])
+    assert not name.exists()
+    assert contents(cache).items() <= cached.items()
+    clone.run("dvc", "pull", "labels")
+    assert contents(cache) == cached
     assert "is as it should be" in clone.run("lad", "verify")
     clone.change(views={"flips": ["none"]})
     assert "does not fit these settings" in clone.run("lad", "labels", status=1)

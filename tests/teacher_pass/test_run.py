@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import pickle
 import resource
 import shutil
 import subprocess
@@ -291,6 +292,19 @@ def test_another_teacher_needs_replace(project) -> None:
     project.fill_store(replace=True)
     after = contents(project.paths.labels)
     assert any((array != before[name]).any() for name, array in after.items())
+
+
+def test_a_reader_of_a_store_that_is_replaced_gets_no_labels_of_another(project) -> None:
+    store = LabelStore(project.paths.labels)
+    copies = [store, pickle.loads(pickle.dumps(store))]
+    before = [store.assigned(view) for view in range(len(store))]
+    project.change(labels={"min_iou": 0.3}).fill_store(replace=True)
+    for reader in copies:
+        with pytest.raises(UserError, match="can't be read: No such file"):
+            reader.assigned(0)
+    after = LabelStore(project.paths.labels)
+    assert all((after.assigned(view) == old).all() for view, old in enumerate(before))
+    assert after.fingerprint != store.fingerprint
 
 
 HOLD_THE_LOCK = """
