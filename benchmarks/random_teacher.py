@@ -250,21 +250,28 @@ def random_objects(rng: np.random.Generator, count: int, size: tuple[int, int] =
 
 
 def write_random_store(
-    path: Path, views: int, labels: Labels, shard_rows: int, seed: int = 0
+    path: Path, views: int, labels: Labels, shard_rows: int, seed: int = 0, drawn: int | None = None
 ) -> None:
     """Write a complete store of one view of each of `views` random images.
 
     Args:
         path: where there is nothing yet.
-        views: how many; each takes about 0.2 s.
+        views: how many.
         labels: the settings of the coding.
         shard_rows: rows of a shard.
         seed: decides objects and outputs.
+        drawn: how many views are drawn, which takes 0.2 s each; the others repeat one of them. None
+            for all.
     """
     teacher = RandomTeacher(seed)
     soft = labels.soft_settings()
     plan = FixedPlan((View(SCALE, flip=False),))
-    images = random_images(views, seed)
+    drawn_images = random_images(drawn or views, seed)
+    # In random order: no two shards are alike.
+    order = np.random.default_rng(seed).permutation(np.arange(views) % len(drawn_images))
+    images = [
+        replace(drawn_images[source], image_id=number + 1) for number, source in enumerate(order)
+    ]
     layout = plan_store(
         images,
         PaddedViews(plan, teacher.grid, DIVISOR),
@@ -275,13 +282,16 @@ def write_random_store(
     split = CheckedSplit(classes, Path("random"), Path("random"), "", "")
     fingerprint = labels_fingerprint(split, teacher, MODEL, plan, soft)
     writer = StoreWriter.create(unfinished(path), layout, fingerprint)
+    encoded: dict[int, Chunks] = {}
     with tqdm(total=views, desc="random store", unit="view") as bar:
         for shard in layout.shards():
             chunks: Chunks = {}
-            for view in shard.views:
-                drawn = draw_view(teacher, images[view].objects, SCALE)
-                rows, _ = label_rows(teacher, drawn.forward_pass(), soft)
-                for name, more in writer.encode(shard, rows).items():
+            for source in order[shard.views].tolist():
+                if source not in encoded:
+                    view = draw_view(teacher, drawn_images[source].objects, SCALE)
+                    rows, _ = label_rows(teacher, view.forward_pass(), soft)
+                    encoded[source] = writer.encode(shard, rows)
+                for name, more in encoded[source].items():
                     chunks.setdefault(name, []).extend(more)
                 bar.update()
             writer.write(shard, chunks)

@@ -15,6 +15,7 @@ from benchmarks.measure import Figures
 from benchmarks.memory import measure_memory
 from benchmarks.mixture import measure_mixtures, random_costs, trained_costs
 from benchmarks.reads import measure_reads
+from benchmarks.sharing import measure_sharing
 from benchmarks.speedups import measure_speedups
 from benchmarks.steps import measure_bckd_steps, measure_large_steps, measure_steps
 from benchmarks.teacher_pass import measure_large_pass, measure_other_heads, measure_pass
@@ -38,6 +39,7 @@ class Effort:
         long_repeats: rounds of what takes seconds.
         steps: training steps.
         store_views: of the random store.
+        shared_views: of the random store that DVC shares.
         reads: of its views.
         fits: mixtures to compare with scikit-learn's.
         random_fits: as many where there is no trained teacher.
@@ -58,6 +60,7 @@ class Effort:
     long_repeats: int = 3
     steps: int = 30
     store_views: int = 128
+    shared_views: int = 100_000
     reads: int = 300
     fits: int = 10_000
     random_fits: int = 1_500
@@ -79,6 +82,7 @@ QUICK = Effort(
     long_repeats=1,
     steps=2,
     store_views=2,
+    shared_views=3,
     reads=5,
     fits=40,
     random_fits=20,
@@ -145,6 +149,10 @@ def _data(bench: Bench) -> list[Figures]:
 def _reads(bench: Bench) -> list[Figures]:
     labels = bench.params.labels if bench.params else Labels()
     return [measure_reads(labels, bench.effort.store_views, bench.effort.reads)]
+
+
+def _sharing(bench: Bench) -> list[Figures]:
+    return [measure_sharing(bench.effort.shared_views)]
 
 
 def _steps(bench: Bench) -> list[Figures]:
@@ -230,6 +238,7 @@ _NO_TEACHER = Figures([], "skipped: there is no teacher yet; run `lad teacher`")
 PARTS: dict[str, Callable[[Bench], list[Figures]]] = {
     "data": _data,
     "reads": _reads,
+    "sharing": _sharing,
     "steps": _steps,
     "mixture": _mixture,
     "assignment": _assignment,
