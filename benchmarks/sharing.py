@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,7 @@ from pipeline.teacher_pass.settings import Labels, TeacherPass
 DRAWN = 128
 BAR = 0.5
 """The rate of `dvc commit` over that of `sha256sum` on as many cores, at least."""
+CONFIG = Path(__file__).parents[1] / ".dvc/config"
 STAGE = {"stages": {"labels": {"cmd": "true", "outs": ["labels.zarr"]}}}
 
 
@@ -72,10 +74,8 @@ def _prepare(repo: Path, remote: Path) -> None:
     _run(repo, "git", "init", "-q")
     for key, value in (("user.name", "bench"), ("user.email", "bench@localhost")):
         _run(repo, "git", "config", key, value)
-    _dvc(repo, "init")
-    # As the project's own .dvc/config.
-    _dvc(repo, "config", "cache.type", "reflink,hardlink,copy")
-    _dvc(repo, "config", "core.checksum_jobs", str(cores()))
+    (repo / ".dvc").mkdir()
+    shutil.copy(CONFIG, repo / ".dvc")
     _dvc(repo, "remote", "add", "--default", "folder", str(remote))
     (repo / "dvc.yaml").write_text(json.dumps(STAGE))
 

@@ -9,6 +9,9 @@ from pipeline.project.paths import Paths
 
 ANNOTATIONS = "annotations.json"
 INFO = "split.json"
+"""What all that is made from the split depends on: classes, and digests of what was checked."""
+ABOUT = "about.json"
+"""What nothing depends on: where the images are on this machine, counts, notes."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +47,12 @@ def load_split(paths: Paths, name: str) -> CheckedSplit:
     file = folder / INFO
     try:
         content = json.loads(file.read_text())
+        file = folder / ABOUT
+        about = json.loads(file.read_text())
         return CheckedSplit(
             classes=tuple(content["classes"]),
             annotations=folder / ANNOTATIONS,
-            images_folder=Path(content["images_folder"]),
+            images_folder=Path(about["images_folder"]),
             annotations_digest=content["annotations_digest"],
             images_digest=content["images_digest"],
         )

@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from pipeline.data.dataset import ANNOTATIONS, INFO
+from pipeline.data.dataset import ABOUT, ANNOTATIONS, INFO
 from pipeline.ingest.check import CheckResult, check_split, notes_on_both, with_classes_of
 from pipeline.ingest.decoded_images import DecodedImages
 from pipeline.ingest.digits import SPLITS, write_digits
@@ -22,8 +22,8 @@ def prepare_data(settings: Data, paths: Paths) -> dict[str, dict[str, Any]]:
     The folders appear when both splits are checked, so an interrupted run leaves no half of them.
 
     Returns:
-        By split the content of its `split.json`: the classes, the folder of the images, digests
-        and counts.
+        By split the content of its `split.json` (classes and digests) and `about.json` (the folder
+        of the images, counts and notes).
 
     Raises:
         UserError: the data set is missing or has problems.
@@ -55,8 +55,9 @@ def prepare_data(settings: Data, paths: Paths) -> dict[str, dict[str, Any]]:
         found["train"]["notes"] += notes_on_both(checked["train"], checked["val"])
         for name, folder in new.items():
             (folder / ANNOTATIONS).write_text(json.dumps(checked[name].annotations))
-            (folder / INFO).write_text(json.dumps(found[name], indent=2) + "\n")
-    return found
+            for file, content in ((INFO, _decides(checked[name])), (ABOUT, found[name])):
+                (folder / file).write_text(json.dumps(content, indent=2) + "\n")
+    return {name: _decides(checked[name]) | about for name, about in found.items()}
 
 
 def _source_folder(source: str, paths: Paths) -> Path:
@@ -74,12 +75,17 @@ def _source_folder(source: str, paths: Paths) -> Path:
     return folder
 
 
-def _describe(split: CheckResult, images: Path) -> dict[str, Any]:
+def _decides(split: CheckResult) -> dict[str, Any]:
     return {
         "classes": list(split.classes),
-        "images_folder": _portable(images),
         "annotations_digest": digest(split.annotations),
         "images_digest": split.images_digest,
+    }
+
+
+def _describe(split: CheckResult, images: Path) -> dict[str, Any]:
+    return {
+        "images_folder": _portable(images),
         "images": split.images,
         "objects": split.objects,
         "crowd": split.crowd,

@@ -25,10 +25,7 @@ from tests.conftest import ROOT
 PATHS = Paths(Path("out"))
 SPLITS = ("train", "val")
 DIGITS = {"train_images": 5, "val_images": 3, "sizes": [(96, 64)]}
-FILES = [
-    *("train/annotations.json", "train/split.json"),
-    *("val/annotations.json", "val/split.json"),
-]
+FILES = [f"{split}/{name}.json" for split in SPLITS for name in ("about", "annotations", "split")]
 
 
 def settings(**data: Any) -> dict[str, Any]:
@@ -61,13 +58,16 @@ def test_coco_data_set():
     found = prepare()
     assert found.keys() == set(SPLITS)
     for name, split in found.items():
-        assert json.loads((PATHS.split(name) / "split.json").read_text()) == split
+        files = [PATHS.split(name) / file for file in ("split.json", "about.json")]
+        decides, about = (json.loads(file.read_text()) for file in files)
+        assert decides | about == split
+        assert decides.keys() == {"classes", "annotations_digest", "images_digest"}
         assert split["classes"] == ["cat", "dog"]
     assert found["train"] == {
         "classes": ["cat", "dog"],
-        "images_folder": "coco/images",
         "annotations_digest": digest(coco() | {"info": {}}),
         "images_digest": found["val"]["images_digest"],
+        "images_folder": "coco/images",
         "images": 2,
         "objects": 3,
         "crowd": 0,

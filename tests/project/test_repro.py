@@ -24,14 +24,21 @@ set -e
 echo "$*" >> calls
 section() { sed -n "/^$1:/,/^[a-z]/p" params.yaml | grep -v "^[a-z]"; }
 case "$1" in
-data) for s in train val; do mkdir -p out/data/$s; cp source/$s.json out/data/$s/x; done ;;
+data)
+    for s in train val; do
+        mkdir -p out/data/$s
+        cp source/$s.json out/data/$s/annotations.json
+        cp source/$s.json out/data/$s/split.json
+        date +%N > out/data/$s/about.json
+    done ;;
 teacher)
     mkdir -p out/teacher
-    { cat out/data/train/x; section teacher; } | tee out/teacher/weights.pth > out/teacher/config.py
+    { cat out/data/train/split.json; section teacher; } > out/teacher/weights.pth
+    cp out/teacher/weights.pth out/teacher/config.py
     date +%N > out/teacher/training.json ;;
 labels)
     mkdir -p out/labels.zarr
-    { cat out/data/train/x out/teacher/weights.pth; section views; section labels; } > new
+    { cat out/data/train/split.json out/teacher/weights.pth; section views; section labels; } > new
     mv new out/labels.zarr/x
     echo {} > out/labels.json ;;
 verify) cksum < out/labels.zarr/x > out/verify.json ;;
@@ -41,7 +48,7 @@ evaluate)
     mkdir -p out/metrics
     model=out/students/$2/x
     test "$2" != teacher || model=out/teacher/weights.pth
-    cat out/data/val/x $model | cksum > out/metrics/$2.json ;;
+    cat out/data/val/split.json $model | cksum > out/metrics/$2.json ;;
 compare) mkdir -p out/compare; touch out/compare/table.md ;;
 esac
 """
@@ -195,6 +202,12 @@ def test_another_view_plan_and_back_runs_what_it_must_once(workspace) -> None:
     before = workspace.settings()["views"]
     assert workspace.repro(views={"scales": [[96, 64]]}) >= FROM_LABELS | LEARNING
     assert workspace.repro(views=before) == set()
+
+
+def test_a_data_set_that_lies_elsewhere_is_checked_and_nothing_follows(workspace) -> None:
+    shutil.copytree(workspace.folder / "source", workspace.folder / "elsewhere")
+    assert workspace.repro(data={"source": "elsewhere"}) == {"data"}
+    assert workspace.repro(data={"source": "source"}) == set()
 
 
 def test_another_training_annotation_runs_everything(workspace) -> None:

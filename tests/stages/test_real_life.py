@@ -57,7 +57,7 @@ def last_line(shown: str) -> str:
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", "null", "{", '{"images": [{}]}'])
-@pytest.mark.parametrize("file", ["annotations.json", "split.json"])
+@pytest.mark.parametrize("file", ["annotations.json", "split.json", "about.json"])
 @pytest.mark.parametrize("command", ["teacher", "labels", "student lad", "verify", "evaluate"])
 def test_emptied_data(project, lad, content: str, file: str, command: str) -> None:
     for split in ("train", "val"):
@@ -97,7 +97,7 @@ def test_labels_on_what_is_no_store(project, lad, fill: Callable[[Path], Any]) -
 def test_an_error_during_a_progress_bar_is_the_last_line(project, lad, command: str) -> None:
     for split in ("train", "val"):
         folder = load_split(project.paths, split).images_folder
-        file = project.paths.split(split) / "split.json"
+        file = project.paths.split(split) / "about.json"
         copied = project.folder / f"copied_{split}"
         shutil.copytree(folder, copied)
         content = json.loads(file.read_text()) | {"images_folder": str(copied)}

@@ -322,7 +322,7 @@ def test_images_that_change_after_lad_data(
     source = tmp_path / "moving"
     shutil.copytree(load_split(project.paths, split).images_folder, source)
     for name in ("train", "val"):
-        file = project.paths.split(name) / "split.json"
+        file = project.paths.split(name) / "about.json"
         content = json.loads(file.read_text())
         file.write_text(json.dumps(content | {"images_folder": str(source)}))
     image = source / split / "000001.jpg"
