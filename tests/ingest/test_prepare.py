@@ -104,7 +104,8 @@ def test_a_split_is_what_was_prepared():
 def test_a_split_that_was_not_prepared(name: str, content: str | None, message: str):
     if content:
         PATHS.split(name).mkdir(parents=True)
-        (PATHS.split(name) / "split.json").write_text(content)
+        for file in ("split.json", "about.json"):
+            (PATHS.split(name) / file).write_text(content)
     with pytest.raises(UserError, match=message.format(name)):
         load_split(PATHS, name)
 
@@ -120,7 +121,7 @@ def test_built_in_data_set():
         assert split.images_folder == Path("out/data") / name / "images"
         for image in load_images(split.annotations):
             assert (split.images_folder / image.file_name).is_file()
-        assert len(contents(PATHS.split(name))) == images + 2
+        assert len(contents(PATHS.split(name))) == images + 3
 
 
 @pytest.mark.parametrize("source", [BUILT_IN_DATA, "coco"])

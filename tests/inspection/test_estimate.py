@@ -70,7 +70,7 @@ def test_views_and_buckets_are_those_of_the_store(labelled) -> None:
 def test_a_bucket_with_a_batch_size_of_its_own(labelled, tmp_path, monkeypatch) -> None:
     small, large = (bucket.name for bucket in LabelStore(labelled.paths.labels).layout.buckets[:2])
     sizes = {"batch_size": 4, "bucket_batch_sizes": {small: 3, large: 5}}
-    project = labelled.copy(tmp_path).change(labels=sizes)
+    project = labelled.copy(tmp_path).change(teacher_pass=sizes)
     seen = defaultdict(set)
     forward = Teacher.forward
 

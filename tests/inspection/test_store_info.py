@@ -115,6 +115,9 @@ def test_the_command_takes_the_project_or_a_path(labelled, incomplete) -> None:
     assert "\ncomplete: 96" in result.output
     result = CliRunner().invoke(command, ["info", str(incomplete)], obj=obj, catch_exceptions=False)
     assert "\nincomplete: 88" in result.output
+    obj = (incomplete.parents[1] / "params.yaml", incomplete.parent)
+    result = CliRunner().invoke(command, ["info"], obj=obj, catch_exceptions=False)
+    assert "\nincomplete: 88" in result.output
 
 
 def test_the_documented_ways_to_read_a_store_agree(labelled) -> None:

@@ -165,6 +165,22 @@ def test_a_machine_without_the_teacher_trains_from_the_store(made: Clone, tmp_pa
     assert (fresh.folder / name).read_bytes() == (made.folder / name).read_bytes()
 
 
+def test_a_store_of_another_repository_is_imported(made: Clone, tmp_path: Path) -> None:
+    fresh = made.clone(tmp_path / "clone")
+    pipeline = yaml.safe_load((fresh.folder / "dvc.yaml").read_text())
+    del pipeline["stages"]["labels"]
+    (fresh.folder / "dvc.yaml").write_text(yaml.safe_dump(pipeline))
+    (fresh.folder / "out").mkdir()
+    fresh.run("dvc", "import", str(made.folder), "out/labels.zarr", "-o", "out/labels.zarr")
+    fresh.run("git", "add", "out/labels.zarr.dvc")
+    fresh.run("dvc", "pull", "out/data/train")
+    fresh.lad.reset()
+    fresh.run("lad", "student", "lad")
+    assert fresh.lad.views_shown() == 0
+    name = "out/students/lad/weights.pth"
+    assert (fresh.folder / name).read_bytes() == (made.folder / name).read_bytes()
+
+
 def weights_of(clone: Clone, revision: str) -> str:
     """md5 of the weights of the student `lad` in an experiment."""
     lock = yaml.safe_load(clone.run("git", "show", f"{revision}:dvc.lock"))

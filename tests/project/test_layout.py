@@ -81,7 +81,7 @@ def stage_file(name: str) -> str:
     return name.partition("_")[0]
 
 
-@pytest.mark.parametrize("name", STAGES.keys() - {"labels"})
+@pytest.mark.parametrize("name", [name for name in STAGES if name != "labels"])
 def test_a_stage_depends_on_the_rooms_that_it_imports(name: str) -> None:
     stage, deps = stage_file(name), STAGES[name].get("do", STAGES[name])["deps"]
     assert f"stages/{stage}.py" in deps
