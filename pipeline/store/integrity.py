@@ -3,6 +3,7 @@
 What is read here may be damaged: it is described among `problems`, and nothing is raised.
 """
 
+import shlex
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -166,9 +167,9 @@ def linked_damage(store: LabelStore) -> Iterator[str]:
             if linked and not _is_readable(array, shard, store):
                 yield (
                     f"{file} is a link: what it is linked to, as DVC's cache, has the damage, too. "
-                    f'Remove it there, too: `find -L . "$(dvc cache dir)" -samefile {file} '
-                    "-delete`, and then bring it back: `dvc pull labels`, or `lad labels` and "
-                    "`dvc commit labels`"
+                    'Remove it there, too: `find -L . "$(dvc cache dir)" '
+                    f"-samefile {shlex.quote(str(file))} -delete`, and then bring it back: "
+                    "`dvc pull labels`, or `lad labels` and `dvc commit labels`"
                 )
 
 
