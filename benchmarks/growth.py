@@ -37,7 +37,7 @@ def _pass_of(
     classes: int = 10,
 ) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
-        return run(*write_project(Path(folder), MODEL, images, size, classes, labels=ALONE))
+        return run(*write_project(Path(folder), MODEL, images, size, classes, teacher_pass=ALONE))
 
 
 def measure_growth(images: Sequence[int], classes: Sequence[int]) -> Figures:

@@ -47,14 +47,15 @@ def load_split(paths: Paths, name: str) -> CheckedSplit:
     file = folder / INFO
     try:
         content = json.loads(file.read_text())
+        decides = {
+            "classes": tuple(content["classes"]),
+            "annotations_digest": content["annotations_digest"],
+            "images_digest": content["images_digest"],
+        }
         file = folder / ABOUT
-        about = json.loads(file.read_text())
+        images_folder = Path(json.loads(file.read_text())["images_folder"])
         return CheckedSplit(
-            classes=tuple(content["classes"]),
-            annotations=folder / ANNOTATIONS,
-            images_folder=Path(about["images_folder"]),
-            annotations_digest=content["annotations_digest"],
-            images_digest=content["images_digest"],
+            annotations=folder / ANNOTATIONS, images_folder=images_folder, **decides
         )
     except FileNotFoundError:
         raise UserError(f"no {file}: the data set is not checked yet; run `lad data`") from None

@@ -269,9 +269,9 @@ def _compare_soft(
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """For each array how far its entries are off, and whether that is too far."""
     coding = soft.scores
-    codes, mean, scale, max_iou, distances, quality = (
+    codes, mean, scale, distances, *box_quality = (
         torch.from_numpy(getattr(stored, name).copy())
-        for name in ("codes", "tail_mean", "tail_scale", "max_iou", "distances", "quality")
+        for name in ("codes", "tail_mean", "tail_scale", "distances", "max_iou", "quality")
     )
     exact = predicted.probabilities
     in_tail = codes.mT == TAIL
@@ -286,8 +286,10 @@ def _compare_soft(
         "tail_mean": _off(mean, tail_mean(exact, codes, scale)),
         "tail_scale": _steps(scale, tail_scale(exact, codes)),
         "distances": _steps(distances, encode_distances(predicted.distances)),
-        "max_iou": _steps(max_iou, encode_fraction(predicted.max_iou)),
-        "quality": _steps(quality, encode_fraction(predicted.quality)),
+        "box_quality": _steps(
+            torch.stack(box_quality),
+            encode_fraction(torch.stack((predicted.max_iou, predicted.quality))),
+        ),
     }
 
 

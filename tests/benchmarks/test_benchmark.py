@@ -238,5 +238,5 @@ def test_a_part_that_is_none(tmp_path) -> None:
 def test_the_parts_are_known() -> None:
     assert set(PARTS) == {
         *("reads", "steps", "mixture", "assignment", "pass", "cluster", "loader", "growth"),
-        *("memory", "speedups", "heads", "data"),
+        *("memory", "speedups", "heads", "data", "sharing"),
     }

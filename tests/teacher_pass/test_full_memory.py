@@ -7,6 +7,7 @@ import torch
 
 from pipeline.project.errors import UserError
 from pipeline.store.reader import LabelStore
+from pipeline.store.schema import unfinished
 from pipeline.teacher_pass.teacher import Teacher
 
 SAID = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79 GiB."
@@ -27,10 +28,12 @@ def test_a_full_gpu_ends_a_pass_which_can_begin_with_smaller_batches(project, mo
         return forward(self, images)
 
     monkeypatch.setattr(Teacher, "forward", small_gpu)
-    with pytest.raises(UserError, match=r"full \(CUDA.*2.00 GiB\); remove .*labels.zarr, .* lower"):
+    with pytest.raises(
+        UserError, match=r"full \(CUDA.*2.00 GiB\); remove .*zarr.partial, .* lower"
+    ):
         project.fill_store()
     # What the message says to do.
-    shutil.rmtree(project.paths.labels)
+    shutil.rmtree(unfinished(project.paths.labels))
     project.change(teacher_pass={"batch_size": 2}).fill_store()
     LabelStore(project.paths.labels).require_complete()
 

@@ -69,7 +69,7 @@ def test_a_good_store_passes(project) -> None:
     assert shown.exit_code == 0, shown.output
     store = LabelStore(project.paths.labels)
     buckets = f"{len(store.layout.buckets)} buckets"
-    assert f"read 672 rows of 96 views in 12 shards and {buckets}" in shown.output
+    assert f"read 576 rows of 96 views in 12 shards and {buckets}" in shown.output
     assert "recomputed 96 views" in shown.output
     priors = sum(bucket.priors * bucket.rows for bucket in store.layout.buckets)
     assert f"assigned_gt: 0 of {priors} entries differ" in shown.output
@@ -183,8 +183,8 @@ def set_to(place, value):
         ("tail_mean", set_to(1, np.nan), "no means of probabilities"),
         ("tail_mean", set_to(1, -0.5), "no means of probabilities"),
         ("tail_scale", set_to(3, 20), "codes outside 96 to 160"),
-        ("max_iou", set_to(0, 13), "values between 0 and min_iou"),
-        ("quality", set_to(0, 128), "not 0 where max_iou is 0"),
+        ("box_quality", set_to((0, 0), 13), "max_iou between 0 and min_iou"),
+        ("box_quality", set_to((1, 0), 128), "quality that is not 0 where max_iou is 0"),
         ("distances", set_to((0, 1), -128), "codes under -127"),
         ("distances", set_to((0, 1), 3), "a box where max_iou is 0 and no class has min_score"),
     ],
@@ -215,8 +215,7 @@ def test_what_the_teacher_does_not_say(project) -> None:
         "tail_mean": set_to(2, 0.004),
         "tail_scale": set_to(5, 150),
         "distances": lower_what_is_kept,
-        "max_iou": lower_what_is_kept,
-        "quality": lower_what_is_kept,
+        "box_quality": lower_what_is_kept,
     }
     view = some_view(project)
     places = [edit(project, array, view, change) for array, change in changes.items()]
