@@ -219,7 +219,7 @@ def _spread(layout: StoreLayout, costs: Sequence[BatchCost]) -> list[BucketEstim
                 {
                     name: bucket.priors * _per(some, [cost.sizes[name] for cost in some], priors)
                     + bucket.shards(layout.shard_rows)
-                    * index_bytes(layout.shard_rows)
+                    * index_bytes(layout.rows_in_shard(bucket))
                     / bucket.rows
                     for name in costs[0].sizes
                 },

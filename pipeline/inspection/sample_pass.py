@@ -231,7 +231,7 @@ def _label(
         bucket = layout.buckets[shard.bucket]
         arrays = writer.path / "buckets" / bucket.name
         sizes = {
-            name: _row_bytes(arrays / name, shard.number, layout.shard_rows)
+            name: _row_bytes(arrays / name, shard.number, layout.rows_in_shard(bucket))
             for name in bucket.arrays(layout.soft_classes)
         }
         now = time.perf_counter()

@@ -126,8 +126,8 @@ class LabelStore:
                 self._fallbacks += flag
         self.rows = [
             {
-                name: self._open_rows(group, f"buckets/{bucket.name}/{name}", spec.row, spec.dtype)
-                for name, spec in bucket.arrays(self.layout.soft_classes).items()
+                name: self._open_rows(group, bucket, name)
+                for name in bucket.arrays(self.layout.soft_classes)
             }
             for bucket in buckets
         ]
@@ -171,15 +171,16 @@ class LabelStore:
             return None
         return read_flag(Path(self.path) / SHARD_FLAGS / self.layout.shard_name(shard))
 
-    def _open_rows(
-        self, group: zarr.Group, name: str, row: tuple[int, ...], dtype: str
-    ) -> ShardedRows | ZarrRows:
+    def _open_rows(self, group: zarr.Group, bucket: Bucket, name: str) -> ShardedRows | ZarrRows:
+        place = f"buckets/{bucket.name}/{name}"
         if self.remote:
-            array = group[name]
+            array = group[place]
             assert isinstance(array, zarr.Array)
             return ZarrRows(array)
         assert self._folder
-        return ShardedRows(self._folder, name, self.layout.shard_rows, row, dtype)
+        spec = bucket.arrays(self.layout.soft_classes)[name]
+        rows = self.layout.rows_in_shard(bucket)
+        return ShardedRows(self._folder, place, rows, spec.row, spec.dtype)
 
     def __len__(self) -> int:
         return len(self.layout.table["row"])

@@ -170,6 +170,10 @@ class StoreLayout:
     shard_rows: int
     soft_classes: int
 
+    def rows_in_shard(self, bucket: Bucket) -> int:
+        """The rows in a full shard of a bucket: no more than the bucket has."""
+        return min(self.shard_rows, bucket.rows)
+
     def shard_count(self) -> int:
         """The number of all shards."""
         return sum(bucket.shards(self.shard_rows) for bucket in self.buckets)

@@ -125,12 +125,13 @@ class StoreWriter:
             OSError: the disk is full, or fails; the shard then does not count as complete.
         """
         bucket = self.layout.buckets[shard.bucket]
+        rows = self.layout.rows_in_shard(bucket)
         for name, spec in bucket.arrays(self.layout.soft_classes).items():
             assert len(chunks[name]) == len(shard.views), name
             places = [str(shard.number), *["0"] * len(spec.row)]
             file = self.path / "buckets" / bucket.name / name / "c" / Path(*places)
             # A shard that is written a second time is never seen half.
-            write_whole(file, join_rows(chunks[name], self.layout.shard_rows), wait=True)
+            write_whole(file, join_rows(chunks[name], rows), wait=True)
             # The folders between the array's and the file may be new.
             for folder in file.parents[: len(places) + 1]:
                 wait_for_disk(folder)
@@ -198,7 +199,7 @@ def _create_bucket(group: zarr.Group, bucket: Bucket, layout: StoreLayout) -> No
             shape=(bucket.rows, *spec.row),
             dtype=spec.dtype,
             chunks=(1, *spec.row),
-            shards=(layout.shard_rows, *spec.row),
+            shards=(layout.rows_in_shard(bucket), *spec.row),
             serializer=BytesCodec(endian=None if spec.dtype == "uint8" else "little"),
             compressors=COMPRESSION,
             fill_value=spec.fill,
