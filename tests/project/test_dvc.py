@@ -154,15 +154,20 @@ def test_a_clone_runs_nothing_and_trains_a_new_student_alone(clone: Clone, made:
     assert clone.lad.views_shown() == 0
 
 
-def test_a_machine_without_the_teacher_trains_from_the_store(made: Clone, tmp_path: Path) -> None:
-    fresh = made.clone(tmp_path / "clone")
-    fresh.run("dvc", "pull", "out/labels.zarr", "out/data/train")
-    assert not (fresh.folder / "out/teacher").exists()
+def train_the_same(fresh: Clone, made: Clone) -> None:
+    """Train a student from the store, without asking the teacher."""
     fresh.lad.reset()
     fresh.run("lad", "student", "lad")
     assert fresh.lad.views_shown() == 0
     name = "out/students/lad/weights.pth"
     assert (fresh.folder / name).read_bytes() == (made.folder / name).read_bytes()
+
+
+def test_a_machine_without_the_teacher_trains_from_the_store(made: Clone, tmp_path: Path) -> None:
+    fresh = made.clone(tmp_path / "clone")
+    fresh.run("dvc", "pull", "out/labels.zarr", "out/data/train")
+    assert not (fresh.folder / "out/teacher").exists()
+    train_the_same(fresh, made)
 
 
 def test_a_store_of_another_repository_is_imported(made: Clone, tmp_path: Path) -> None:
@@ -174,11 +179,7 @@ def test_a_store_of_another_repository_is_imported(made: Clone, tmp_path: Path) 
     fresh.run("dvc", "import", str(made.folder), "out/labels.zarr", "-o", "out/labels.zarr")
     fresh.run("git", "add", "out/labels.zarr.dvc")
     fresh.run("dvc", "pull", "out/data/train")
-    fresh.lad.reset()
-    fresh.run("lad", "student", "lad")
-    assert fresh.lad.views_shown() == 0
-    name = "out/students/lad/weights.pth"
-    assert (fresh.folder / name).read_bytes() == (made.folder / name).read_bytes()
+    train_the_same(fresh, made)
 
 
 def weights_of(clone: Clone, revision: str) -> str:
