@@ -126,8 +126,9 @@ def _end_swap(path: Path) -> None:
     with writing(path):
         if not path.exists() and (beside := unfinished(path)).exists():
             with suppress(UserError):
-                if LabelStore(beside).finished:
-                    StoreWriter(beside, LabelStore(beside).layout).finish(path)
+                store = LabelStore(beside)
+                if store.finished:
+                    StoreWriter(beside, store.layout).finish(path)
         shutil.rmtree(old, ignore_errors=True)
 
 

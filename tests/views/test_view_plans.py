@@ -14,7 +14,6 @@ from torch.utils.data import DataLoader
 import pipeline.views.plan
 from pipeline.data.coco import load_images
 from pipeline.data.dataset import load_split
-from pipeline.inspection.estimate import PassSettings, estimate
 from pipeline.inspection.estimate import describe as describe_estimate
 from pipeline.inspection.store_info import describe, summarise
 from pipeline.loading.transforms import NO_LABELS, ReplayView, view_pipeline
@@ -28,6 +27,7 @@ from pipeline.views.plan import View, read_plan, view_plan
 from pipeline.views.settings import Views
 from stages.params import load_params
 from tests.conftest import ROOT
+from tests.inspection.test_estimate import ask
 from tests.students.test_same_labels import dataset_of, mmdets_views, student_batch
 from tests.teacher_pass.test_fingerprint import refused_fields
 
@@ -308,17 +308,7 @@ def test_store_info_and_estimate_tell_the_plan(sampled) -> None:
     assert "  scales: 320 x 240, 400 x 300" in text
     assert "  flipped: 50%" in text
     assert "  cropped to: 50% to 80% of each side" in text
-    params = sampled.params
-    settings = PassSettings(
-        params.data,
-        params.views,
-        params.teacher,
-        params.labels,
-        params.teacher_pass,
-        params.training,
-        params.students,
-    )
-    found = estimate(settings, sampled.paths, None, 9, 600.0)
+    found = ask(sampled, views=9)
     assert [one.bucket for one in found.buckets] == list(
         LabelStore(sampled.paths.labels).layout.buckets
     )
